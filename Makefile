@@ -24,7 +24,7 @@ SERVER := $(VENV)/servers/$(REDIS)/redis-server
 export PATH := $(abspath $(dir $(SERVER))):$(PATH)
 endif
 
-# Tests wait for processes most of the time: two workers for each core (tests/conftest.py), and files
+# Tests wait for processes most of the time: three workers for each core (tests/conftest.py), and files
 # whose tests share a fixture on one of them (tests/support/selection.py).
 PYTEST := $(VENV)/bin/pytest -n auto
 # Hundreds of processes import the same modules: each would compile them.

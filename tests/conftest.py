@@ -107,8 +107,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers for each core (`-n auto`): tests wait for processes more than they compute."""
-    return 2 * len(os.sched_getaffinity(0))
+    """Three workers for each core (`-n auto`): tests wait for processes more than they compute."""
+    return 3 * len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,9 @@ def test_the_replay_writes_its_figures_tables_and_picture(tmp_path: Path) -> Non
     assert bypass and all(each["ours"]["median"] >= 0 for each in bypass)
     picture = (tmp_path / "replay.html").read_text()
     page = ET.fromstring(picture.partition("\n")[2])
-    assert len(page.findall(".//svg[@role='img']")) == 2 * 11 + 2 * len(shown[0].rows)
+    assert len(page.findall(".//svg[@role='img']")) == 2 * 11 + sum(
+        len(shown[drawn].rows) for drawn in (0, 3)
+    )
     assert "://" not in picture, "the page loads nothing from elsewhere"
 
 

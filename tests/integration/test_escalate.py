@@ -142,6 +142,7 @@ def test_a_task_out_of_memory_in_the_end_fails_with_its_error(
     stack: Stack, key: str, options: dict[str, Any], places: list[str], error: str
 ) -> None:
     stack.go(key, 2)
+    until(lambda: not stack.reader.holders("t4"), PATIENCE, "the slot of the last test is free")
     errback = stack.shop.new_errback.s(f"{key}-errback").set(queue="celery")
     result = stack.shop.fill.apply_async((key,), link_error=errback, **options)
     with pytest.raises(Exception, match=r"^CUDA out of memory\. Tried to allocate 20\.00 GiB\.$"):

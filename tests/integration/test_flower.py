@@ -115,17 +115,27 @@ def get(flower: FlowerStack, path: str) -> Any:
         return {}
 
 
-def texts(row: Any) -> list[str]:
-    """The cells of a row. A long name is broken where there is no space."""
-    return [each.text.replace("\n", "") for each in row.find_elements(By.TAG_NAME, "td")]
+#: A page replaces its tables meanwhile: they are read at one moment.
+HEADS = """
+const heads = Array.from(document.querySelectorAll(`#${arguments[0]}-table thead th`));
+return heads.map(head => head.textContent);
+"""
+ROWS = """
+const rows = Array.from(document.querySelectorAll(`#${arguments[0]}-table tbody tr`));
+return rows.map(row => [row.innerHTML, Array.from(row.cells).map(cell => cell.innerText)]);
+"""
+
+
+def rows_of(browser: webdriver.Chrome, table: str) -> list[tuple[str, list[str]]]:
+    """The rows of a table: HTML and cells of each, in which long names are broken."""
+    found = browser.execute_script(ROWS, table)
+    return [(html, [cell.replace("\n", "").strip() for cell in cells]) for html, cells in found]
 
 
 def heads_of(browser: webdriver.Chrome, table: str) -> list[str]:
     """The names of the columns of a table."""
-    return [
-        (each.get_attribute("textContent") or "").strip().lower()
-        for each in browser.find_elements(By.CSS_SELECTOR, f"#{table}-table thead th")
-    ]
+    found: list[str] = browser.execute_script(HEADS, table)
+    return [each.strip().lower() for each in found]
 
 
 def shown(browser: webdriver.Chrome, flower: FlowerStack, job_id: str) -> dict[str, str]:
@@ -136,15 +146,9 @@ def shown(browser: webdriver.Chrome, flower: FlowerStack, job_id: str) -> dict[s
     )
     assert rows
     heads = heads_of(browser, "tasks")
-    for row in browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"):
-        if job_id in (row.get_attribute("innerHTML") or ""):
-            return dict(
-                zip(
-                    heads,
-                    texts(row),
-                    strict=False,
-                )
-            )
+    for html, cells in rows_of(browser, "tasks"):
+        if job_id in html:
+            return dict(zip(heads, cells, strict=False))
     return {}
 
 
@@ -237,7 +241,7 @@ def rows_of_workers(browser: webdriver.Chrome, flower: FlowerStack) -> dict[str,
         lambda page: page.find_element(By.ID, "workers-online").text.isdecimal()
     )
     heads = heads_of(browser, "workers")
-    rows = [texts(row) for row in browser.find_elements(*of("#workers-table tbody tr"))]
+    rows = [cells for _, cells in rows_of(browser, "workers")]
     return {row[0]: dict(zip(heads, row, strict=True)) for row in rows if len(row) == len(heads)}
 
 

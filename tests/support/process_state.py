@@ -20,8 +20,8 @@ from celery import _state, signals
 from kombu.serialization import registry
 from kombu.transport import redis as transport
 
-#: Variables that pytest and its plugins set as tests come and go.
-OF_PYTEST = "PYTEST_"
+#: Variables of the project, by how they begin. Libraries set others as they are imported.
+OURS = ("GPUQUEUE_", "GPU_", "CELERY_", "T4_", "MIG_", "KUBE", "HOME", "PATH", "PYTHON")
 #: Loggers whose level, handlers and flags count.
 LOGGERS = ("", "celery", "celery.task", "gpuqueue", "kombu", "redis")
 
@@ -31,7 +31,7 @@ def seen() -> dict[str, object]:
     found: dict[str, object] = {
         f"os.environ[{name!r}]": value
         for name, value in os.environ.items()
-        if not name.startswith(OF_PYTEST)
+        if name.startswith(OURS)
     }
     found |= {
         f"the handler of {each!r}": signal.getsignal(each)
@@ -52,7 +52,6 @@ def seen() -> dict[str, object]:
         "sys.getrecursionlimit()": sys.getrecursionlimit(),
         "socket.getdefaulttimeout()": socket.getdefaulttimeout(),
         "gc.isenabled()": gc.isenabled(),
-        "kombu's serializers": (sorted(registry._encoders), registry._default_encode),
         "what kombu refuses to read": sorted(registry._disabled_content_types),
     }
 

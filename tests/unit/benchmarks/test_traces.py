@@ -15,7 +15,7 @@ from benchmarks.replay.page import Shown, page
 from benchmarks.replay.peers import Fifo, WaitForIdle
 from benchmarks.replay.scenarios import SHAPE, Scenario, scenarios
 from benchmarks.replay.tables import duration, reports, tables
-from benchmarks.replay.traces import GENAI, T4, Job, jobs_of, read
+from benchmarks.replay.traces import GENAI, T4, Job, Shape, alone, jobs_of, read
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 
 
@@ -34,6 +34,13 @@ def test_a_recorded_trace_is_read_in_order_of_arrival(tmp_path: Path) -> None:
         (0, 3, EXCLUSIVE, ""),
         (2, 5, SHARED, "ann"),
     ]
+
+
+def test_exclusive_jobs_alone_wait_for_one_another() -> None:
+    jobs = [Job(number, 0, 10 + number, EXCLUSIVE, "") for number in range(4)]
+    jobs.insert(0, Job(9, 0, 1000, SHARED, ""))
+    assert alone(jobs, Shape(gpus=1)) == 10 + 11 + 12
+    assert alone(jobs, Shape(gpus=2)) == 11
 
 
 @pytest.mark.parametrize("row", ["1,soon", "1"])
