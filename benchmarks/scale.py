@@ -43,7 +43,6 @@ from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
-from gpuqueue.store.scripts import Scripts
 from gpuqueue.store.turn import Turn, Turns
 
 SLOTS = {"shared": 4, "exclusive": 1}
@@ -81,7 +80,6 @@ class _State:
         self._made: Template = template(stage.app, "gpu.t4.shared", stage.client)
         self._line = Line(self._client, by="bench", owner="bench")
         self._turns = Turns(self._client, self._line)
-        self._scripts = Scripts(self._client)
         self._chance = random.Random(1)
         self._numbers = itertools.count()
         self._held: list[Record] = []
@@ -95,7 +93,7 @@ class _State:
         while not str(self._client.hget(class_key("t4", "gate"), "order")).startswith("tenants"):
             self._turns.take([FULL])
         nodes = {f"node-{number}": SLOTS for number in range(amounts.domains)}
-        self._scripts.call("domains", "t4", spec=self._line.spec(T4), nodes=nodes)
+        self._line.set_nodes(T4, nodes)
         while self._took(self._line.admit(T4)):
             pass
         self._fill(amounts.jobs - self._waiting())

@@ -30,12 +30,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import Figure, Sample, Size
 from benchmarks.replay.loop import Played, Scheduler, play
 from benchmarks.replay.measures import UNITS, measure
-from benchmarks.replay.ours import Ours, classes
+from benchmarks.replay.ours import DEVICE, Ours, classes
 from benchmarks.replay.page import Shown, page
 from benchmarks.replay.peers import Fifo, PhaseFair, WaitForIdle, WaitForIdleClass
 from benchmarks.replay.scenarios import SHAPE, Scenario, scenarios
@@ -48,6 +50,12 @@ from tests.support.model_time import model_time
 __all__ = ["PICTURE", "run", "tables"]
 
 PATIENCE = 8
+#: Other bounds on overtaking than the defaults (K = 8, M = 1).
+BOUNDS: dict[str, dict[str, Any]] = {
+    "gpuqueue, K = 2": {"exclusive_patience": 2},
+    "gpuqueue, M = 4": {"shared_patience": 4},
+    "gpuqueue, M = 8": {"shared_patience": 8},
+}
 #: The time limit of a job that declares one, over the time that it takes.
 LIMITS = 2.0
 NAIVE = WaitForIdle.label
@@ -64,7 +72,7 @@ def run(size: Size) -> list[Figure]:
         for scenario in scenarios(folder, size):
             schedules: dict[str, Played] = {}
             measured: dict[str, dict[str, float]] = {}
-            for scheduler in _schedulers(stage.client, charged=scenario.charged):
+            for scheduler in _schedulers(stage.client, scenario):
                 played = play(scenario.jobs, scheduler, SHAPE, charged=scenario.charged)
                 schedules[scheduler.label] = played
                 measured[scheduler.label] = measure(
@@ -87,14 +95,18 @@ def run(size: Size) -> list[Figure]:
     return figures
 
 
-def _schedulers(client: Redis, *, charged: bool) -> Iterator[Scheduler]:
+def _schedulers(client: Redis, scenario: Scenario) -> Iterator[Scheduler]:
     """Yield ours, then the peers. Each is for one schedule; ours empties the Redis first."""
+    charged = scenario.charged
     for label, gpu_class in classes(SHAPE, PATIENCE).items():
         whole = gpu_class.exclusive_slots == SHAPE.gpus
         yield Ours(client, gpu_class, SHAPE, label, whole=whole)
         if not whole:  # which domain drains depends on the limits that jobs declare
             limits = LIMITS * (CHARGE * SHAPE.slots if charged else 1)
             yield Ours(client, gpu_class, SHAPE, f"{label}, limits", whole=False, limits=limits)
+    for label, bounds in BOUNDS.items() if scenario.bounds else ():
+        gpu_class = replace(classes(SHAPE, PATIENCE)[DEVICE], **bounds)
+        yield Ours(client, gpu_class, SHAPE, label, whole=False)
     for kind in (Fifo, WaitForIdle, WaitForIdleClass, PhaseFair):
         yield kind(SHAPE)
 

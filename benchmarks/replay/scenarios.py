@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Size
+from benchmarks.replay.tables import duration
 from benchmarks.replay.traces import (
     CHARGE,
     GENAI,
     T4,
     Job,
     Shape,
+    alone,
     as_batch,
     compressed,
     in_blocks,
@@ -40,6 +42,8 @@ class Scenario:
     charged: bool = False
     by_share: bool = False
     drawn: bool = False
+    bounds: bool = False
+    """Whether it is also played with other bounds on overtaking."""
 
     @property
     def title(self) -> str:
@@ -58,7 +62,12 @@ def scenarios(folder: Path | None, size: Size) -> Iterator[Scenario]:
     for charged in (False, True):
         name = f"T4 as a batch{source(T4)}"
         what = f"{len(t4):,} jobs, all there at the start. {users}"
-        yield Scenario(name, as_batch(t4), what, charged, drawn=not charged)
+        if not charged:
+            what += (
+                " If there were no shared jobs, the exclusive ones would wait"
+                f" {duration(alone(t4, SHAPE))} (p99) in order of arrival."
+            )
+        yield Scenario(name, as_batch(t4), what, charged, drawn=not charged, bounds=not charged)
     for charged in (False, True):
         name = f"T4 as arrived{source(T4)}"
         what = (

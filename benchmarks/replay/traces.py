@@ -5,12 +5,14 @@ the files of traces.
 from __future__ import annotations
 
 import csv
+import heapq
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.harness import percentile
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 
 #: How much longer each of N jobs takes that share a GPU: 1.11 × N. A job alone is not slowed down.
@@ -115,6 +117,18 @@ def jobs_of(rows: Sequence[Row], *, exclusive: float = 0.0) -> list[Job]:
         )
         for number, (arrival, duration, isolation, user) in enumerate(rows)
     ]
+
+
+def alone(jobs: Sequence[Job], shape: Shape) -> float:
+    """Return the p99 wait in seconds of a batch of exclusive jobs, one after the other in order of
+    arrival, if there were no shared jobs: no order of arrival with them has a shorter one.
+    """
+    free, waits = [0.0] * shape.gpus, []
+    for job in (each for each in jobs if not each.shares):
+        start = heapq.heappop(free)
+        waits.append(start)
+        heapq.heappush(free, start + job.duration)
+    return percentile(waits, 0.99)
 
 
 def as_batch(jobs: Iterable[Job]) -> list[Job]:

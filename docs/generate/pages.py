@@ -13,6 +13,7 @@ from docs.generate import (
     errors,
     metrics,
     reasons,
+    reliability,
     replay,
     scale,
     settings,
@@ -36,5 +37,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands.make,
     "cli-mend.md": commands.make_mending,
     "replay.md": replay.make,
+    "reliability.md": reliability.make,
+    "reliability.svg": reliability.draw,
     "scale.md": scale.make,
 }

@@ -32,9 +32,9 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two cheap ones write."""
+    """What three cheap ones write."""
     output = tmp_path_factory.mktemp("benchmarks") / "results.json"
-    done = benchmarks("admissions", "memory", "--quick", "--output", str(output))
+    done = benchmarks("admissions", "memory", "scale", "--quick", "--output", str(output))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "admit: one job becomes a holder" in done.stdout
     assert "met" in done.stdout or "missed" in done.stdout
@@ -52,7 +52,7 @@ def test_the_machine_is_described_and_not_named(results: dict[str, Any]) -> None
 
 def test_every_figure_has_its_samples_and_its_verdict(results: dict[str, Any]) -> None:
     assert results["quick"] is True
-    assert list(results["benchmarks"]) == ["admissions", "memory"]
+    assert list(results["benchmarks"]) == ["admissions", "memory", "scale"]
     for benchmark in results["benchmarks"].values():
         assert benchmark["what"]
         for figure in benchmark["figures"]:
