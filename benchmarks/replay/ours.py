@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
 import redis
 
@@ -32,31 +29,26 @@ KEEP = 60.0
 EPOCH = 1_700_000_000.0
 
 
-#: The labels of the report: the best that this version offers comes first.
+#: The labels of the report: the better one comes first.
 DEVICE, WHOLE = "gpuqueue, a domain a GPU", "gpuqueue, one domain"
 
 
 def classes(shape: Shape, patience: int) -> dict[str, GpuClass]:
-    """Return label → the class of gpuqueue for such GPUs: with a domain for each GPU, if this
-    version has domains, and with all GPUs as one domain.
+    """Return label → the class of gpuqueue for such GPUs: with a domain for each GPU, and with all
+    GPUs as one domain.
     """
-    has_domains = "domain" in {each.name for each in fields(GpuClass)}
 
     def made(name: str, gpus: int, domain: str) -> GpuClass:
         """A class whose slots are those of a domain of so many GPUs."""
-        options: dict[str, Any] = {"domain": domain} if has_domains else {}
-        new = GpuClass(
+        return GpuClass(
             f"replay-{name}",
             shared_slots=gpus * shape.slots,
             exclusive_slots=gpus,
             exclusive_patience=patience,
-            **options,
-        )
-        on: Callable[[int], GpuClass] = getattr(new, "on", lambda _: new)  # as of its machine
-        return on(shape.gpus)
+            domain=domain,
+        ).on(shape.gpus)
 
-    whole = {WHOLE: made("class", shape.gpus, "class")}
-    return ({DEVICE: made("device", 1, "device")} if has_domains else {}) | whole
+    return {DEVICE: made("device", 1, "device"), WHOLE: made("class", shape.gpus, "class")}
 
 
 class Ours(Timed):

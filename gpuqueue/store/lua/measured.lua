@@ -30,8 +30,8 @@ end
 local function used()
   local found, totals = read(K.usage), {}
   for i = 1, #found, 2 do
-    local _, name = pcall(cjson.decode, found[i])
-    if type(name) == 'table' and #name == 3 then
+    local name = decoded(found[i])
+    if name and #name == 3 then
       totals[#totals + 1], totals[#totals + 2] = found[i], found[i + 1]
     end
   end

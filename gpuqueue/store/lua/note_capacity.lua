@@ -12,7 +12,7 @@
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
 --! clock counts records slots domains accounting
-local micros, whole, decoded = accounting.micros, accounting.whole, accounting.decoded
+local micros, whole = accounting.micros, accounting.whole
 local DAY, OTHER = 86400000000, 'other'
 local today = math.floor(micros(now) / DAY)
 -- How many days, or entries, one call forgets at most.

@@ -13,8 +13,8 @@ local known = redis.call('HGETALL', K.tenant_rules)
 local entries, sources = {}, {}
 for i = 1, #known, 2 do
   entries[known[i]] = known[i + 1]
-  local _, entry = pcall(cjson.decode, known[i + 1])
-  sources[known[i]] = type(entry) == 'table' and entry.source or ''
+  local entry = decoded(known[i + 1])
+  sources[known[i]] = entry and entry.source or ''
 end
 local epoch = tonumber(entries.epoch or 0) or 0
 if from_file and (entries.mark or '') == context.whole then return { epoch, 0 } end

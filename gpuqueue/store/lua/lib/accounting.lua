@@ -45,12 +45,6 @@ do
     return string.format('%.0f%09.0f', high, low % 1000000000)
   end
 
-  -- A text that JSON holds, or nothing.
-  local function decoded(text)
-    local _, value = pcall(cjson.decode, text or '')
-    return type(value) == 'table' and value or nil
-  end
-
   local function short(name)
     return type(name) == 'string' and shortened(name, LONGEST_NAME) or ''
   end
@@ -276,5 +270,5 @@ do
     if entry.began then pcall(keep_run_time, entry) end
   end
 
-  accounting.micros, accounting.whole, accounting.decoded = micros, whole, decoded
+  accounting.micros, accounting.whole = micros, whole
 end

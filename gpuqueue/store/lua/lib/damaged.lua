@@ -12,8 +12,8 @@ end
 
 -- The job of a damaged record, as far as its message tells. Its attempt, if any, writes no result.
 local function rest_of(delivery)
-  local decoded, packed = pcall(cjson.decode, redis.call('HGET', K.messages, delivery) or '')
-  local headers = decoded and type(packed) == 'table' and packed.headers
+  local packed = decoded(redis.call('HGET', K.messages, delivery))
+  local headers = packed and packed.headers
   if type(headers) ~= 'table' then headers = {} end
   local named = string.match(without_tag(delivery), '^(.*)~[%d.]+$')
   local id = type(headers.id) == 'string' and headers.id or named

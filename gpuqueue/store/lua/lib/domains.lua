@@ -27,14 +27,8 @@ function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
 end
 
--- A text that JSON holds, or nothing.
-function domain.decoded(text)
-  local _, value = pcall(cjson.decode, text or '')
-  return type(value) == 'table' and value or nil
-end
-
 function domain.slots(name)
-  local own = domain.decoded(redis.call('HGET', K.domains, name))
+  local own = decoded(redis.call('HGET', K.domains, name))
   if not own then return nil end
   local whole = type(own.shared) == 'number' and type(own.exclusive) == 'number'
   return whole and own or nil
@@ -74,7 +68,7 @@ end
 -- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows; see accounting.
 -- `raw`: the newest one, as it was written.
 function domain.set_capacity(entry, raw)
-  local before = domain.decoded(raw)
+  local before = decoded(raw)
   local at = math.max(math.floor(now * 1000000 + 0.5), before and tonumber(before.at) or 0)
   if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
   entry.at = string.format('%.0f', at)
@@ -96,7 +90,7 @@ end
 -- Note how many domains there are from now on. A class whose capacity was not noted yet has none.
 function domain.note_total(total)
   local raw = redis.pcall('HGET', K.usage, '#now')
-  local current = domain.decoded(raw)
+  local current = decoded(raw)
   if not current or current.domains == total then return end
   current.domains = total
   pcall(domain.set_capacity, current, raw) -- a damaged key keeps no slot from being freed
@@ -105,7 +99,7 @@ end
 -- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
 function domain.widen(isolation)
   local raw = redis.call('HGET', K.usage, '#now')
-  local current = domain.decoded(raw)
+  local current = decoded(raw)
   if not current or (current.domains or 0) == 0 then return end
   local each = math.ceil(slots.used(isolation) / current.domains)
   if (current[isolation] or 0) < each then

@@ -39,8 +39,8 @@ end
 
 -- An entry that cannot be read is no evidence.
 local function parse_place(text)
-  local decoded, entry = pcall(cjson.decode, text or '')
-  return decoded and sound_place(entry) and entry or false
+  local entry = decoded(text)
+  return sound_place(entry) and entry or false
 end
 
 local function place_entry(name)

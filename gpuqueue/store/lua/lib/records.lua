@@ -5,6 +5,12 @@
 -- The numbers of attempts are below: the name of a holder has all their digits.
 local MOST_ATTEMPTS = 10 ^ 15
 
+-- A list or a mapping that a text holds as JSON; nil: none.
+local function decoded(text)
+  local _, value = pcall(cjson.decode, text or '')
+  return type(value) == 'table' and value or nil
+end
+
 -- A text of some bytes, without the rest of a character that was cut.
 local function shortened(text, most)
   local kept = string.sub(text, 1, most)

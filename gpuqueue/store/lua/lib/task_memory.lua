@@ -1,5 +1,5 @@
 -- The GPU memory that the jobs of each task have used, by tenant: what a job asks for is compared
--- with it, and nothing else comes of it. Needs clock. MEASURED, its bounds, comes from
+-- with it, and nothing else comes of it. Needs clock, records. MEASURED, its bounds, comes from
 -- model/task_memory.py.
 --   K.task_memory: [tenant, task] (JSON) -> {peaks, asks, at, more, less} (JSON): the last peaks in
 --     bytes; what the last job asked for, and when; whether it was told that one asked for more, or
@@ -16,8 +16,8 @@ do
 
   -- What is damaged counts as absent: it keeps no slot from being freed.
   local function read(name)
-    local _, entry = pcall(cjson.decode, redis.pcall('HGET', K.task_memory, name) or '')
-    local good = type(entry) == 'table' and type(entry.peaks) == 'table'
+    local entry = decoded(redis.pcall('HGET', K.task_memory, name))
+    local good = entry and type(entry.peaks) == 'table'
     good = good and type(entry.at) == 'number' and pcall(cjson.encode, entry)
     if not good or entry.at < now - MEASURED.seconds then return { peaks = {} } end
     return entry

@@ -92,8 +92,8 @@ do
 
   -- The state of a text; nil: it is damaged.
   local function unpacked(text)
-    local decoded, parts = pcall(cjson.decode, text or '')
-    if not decoded or type(parts) ~= 'table' then return nil end
+    local parts = decoded(text)
+    if not parts then return nil end
     local id, served, usage, total, at, idle, shared, exclusive = unpack(parts, 1, 8)
     if not (whole(id) and whole(served) and number(usage) and number(total) and number(at)) then
       return nil
@@ -162,8 +162,7 @@ do
   end
 
   local function parsed(text)
-    local decoded, entry = pcall(cjson.decode, text or '')
-    return decoded and type(entry) == 'table' and entry or {}
+    return decoded(text) or {}
   end
 
   -- The rule of a tenant: its own, else that of all others.

@@ -23,8 +23,7 @@ function domain.give_name()
 end
 
 function domain.of_new_node()
-  local _, own = pcall(cjson.decode, redis.call('HGET', K.gate, 'new_node') or '')
-  return type(own) == 'table' and own or { shared = 0, exclusive = 0 }
+  return decoded(redis.call('HGET', K.gate, 'new_node')) or { shared = 0, exclusive = 0 }
 end
 
 -- Add unbound domains until the class has as many domains as it may have.

@@ -35,8 +35,8 @@ local POD = {
 
 -- What a pod can run, and what it has run; nil: it does not wait, or its entry is damaged.
 local function waiting_pod(instance)
-  local _, pod = pcall(cjson.decode, redis.call('HGET', K.warm, instance) or '')
-  if type(pod) ~= 'table' then return nil end
+  local pod = decoded(redis.call('HGET', K.warm, instance))
+  if not pod then return nil end
   for field, kinds in pairs(POD) do
     if not string.find(kinds, type(pod[field])) then return nil end
   end

@@ -55,8 +55,8 @@ end
 
 -- What the dispatchers of a site admit by; nil: none of them lives, or they start other instances.
 local function terms_of(site, application, settings)
-  local _, terms = pcall(cjson.decode, redis.call('HGET', K.terms, site) or '')
-  if type(terms) ~= 'table' or type(terms.spec) ~= 'table' then return nil end
+  local terms = decoded(redis.call('HGET', K.terms, site))
+  if not terms or type(terms.spec) ~= 'table' then return nil end
   local lives = type(terms['until']) == 'number' and now < terms['until']
   local same = (terms.spec.application or '') == application
     and (terms.settings or '') == (settings or '')
