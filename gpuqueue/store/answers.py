@@ -12,7 +12,7 @@ from gpuqueue.model.record import Record
 
 #: How many jobs one decision looks at, so that a script stays short: about 3 ms. A job with a large
 #: record counts as several.
-BATCH = 64
+BATCH = 32
 
 
 #: The state that a release answers for a job that must move to another class.
