@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuqueue import __version__
-from gpuqueue.classes.gpu_class import DEVICE, GpuClass, chords_class
+from gpuqueue.classes.gpu_class import GpuClass, chords_class
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.dispatcher.application import Application
 from gpuqueue.dispatcher.cancel import Canceller
+from gpuqueue.dispatcher.choose_launcher import deal, kubernetes_launcher, local_launcher
 from gpuqueue.dispatcher.class_turns import ClassTurns
 from gpuqueue.dispatcher.class_workers import ClassWorkers, interval
 from gpuqueue.dispatcher.events import EventQueue
@@ -32,30 +32,24 @@ from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.stop import Stopper
 from gpuqueue.dispatcher.unserved import LEASES, Unserved
 from gpuqueue.dispatcher.watch import Watcher, WatchIntervals, concerns_all
-from gpuqueue.errors import SettingsError
 from gpuqueue.glue.messages.bodies import DispatcherBodies
 from gpuqueue.glue.messages.signed import CertificateStore, register
 from gpuqueue.glue.profile import profile_of
 from gpuqueue.glue.results.states import ResultStates
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.glue.worker.queue_lengths import QueueLengths
-from gpuqueue.launchers.base import FindLog, Launcher, LogSource, OnEnd
+from gpuqueue.launchers.base import FindLog, Launcher, LogSource
 from gpuqueue.launchers.local.identity import machine
-from gpuqueue.launchers.local.launcher import LocalLauncher
 from gpuqueue.launchers.local.log_source import find as find_output
-from gpuqueue.launchers.local.runner import OnProfile
 from gpuqueue.model.attempt import RunningAttempt
 from gpuqueue.model.ends import End
-from gpuqueue.model.executor_env import LOAD_TIMEOUT, START, STATES, WHOLE_LOGS
 from gpuqueue.model.place import NOWHERE, Site
-from gpuqueue.nvidia import devices
 from gpuqueue.settings.classes import configured, rules_of_tenants
 from gpuqueue.settings.dispatcher import Settings
-from gpuqueue.settings.redis import names
 from gpuqueue.steps import Steps
 from gpuqueue.store import layout, rights, scripts
 from gpuqueue.store.client import Redis, RedisError, check, connect, explained, look
-from gpuqueue.store.keys import VERSION, letter_keys
+from gpuqueue.store.keys import letter_keys
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
@@ -70,7 +64,7 @@ from gpuqueue.store.usage import Capacities
 from gpuqueue.whole_logs.sink import open_sink
 
 if TYPE_CHECKING:
-    from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
+    pass
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
@@ -108,7 +102,7 @@ class DispatcherProcess:
     ) -> None:
         scripts.read()
         client, gpu_classes = _checked_client(settings), configured(settings)
-        dealt = _dealt(settings, gpu_classes)
+        dealt = deal(settings, gpu_classes)
         if settings.execution_mode == "local":
             gpu_classes = {
                 name: each.on(len(dealt.get(name, ()))) for name, each in gpu_classes.items()
@@ -157,7 +151,7 @@ class DispatcherProcess:
         find: FindLog
         whole_logs = self.whole_logs = _whole_logs(settings, client, reader, name, find_log)
         if settings.execution_mode == "local":
-            local, gpus = _local(
+            local, gpus = local_launcher(
                 settings, gpu_classes, dealt, reader, logs, on_end, application.learn, whole_logs
             )
             launcher: Launcher = local
@@ -168,7 +162,9 @@ class DispatcherProcess:
             send = events.put
             observations = KeptObservations(client, make_line(), reader, logs, job_states, send)
             owners = Owners(client)
-            kubernetes = _kubernetes(settings, classes, on_end, observations, owners, whole_logs)
+            kubernetes = kubernetes_launcher(
+                settings, classes, on_end, observations, owners, whole_logs
+            )
             launcher, gpus, find = kubernetes, {}, kubernetes.find_log
         line, repair = make_line(launcher.owner, gpus, launcher.site), settings.repair_seconds
         finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
@@ -319,97 +315,3 @@ def _whole_logs(
 
 def _nothing() -> None:
     pass
-
-
-def _dealt(settings: Settings, classes: Mapping[str, GpuClass]) -> Mapping[str, list[str]]:
-    """Return class → the UUIDs of its GPUs, where jobs run on this machine."""
-    if settings.execution_mode == "local":
-        for each in classes.values():
-            if each.nodes:
-                raise SettingsError(
-                    f"class {each.name!r}: nodes={each.nodes!r} needs GPU_EXECUTION_MODE='k8s_job',"
-                    " since this machine is the only node; remove nodes"
-                )
-        found = devices.allowed(devices.find(), settings.devices, devices.visible_now())
-        return devices.deal(classes.values(), found)
-    for each in classes.values():
-        if each.domain == DEVICE:
-            raise SettingsError(
-                f"class {each.name!r}: domain={DEVICE!r} needs GPU_EXECUTION_MODE='local', since a"
-                " cluster deals the GPUs of its nodes; use domain='node', or remove it"
-            )
-    return {}
-
-
-def _local(
-    settings: Settings,
-    classes: Mapping[str, GpuClass],
-    dealt: Mapping[str, list[str]],
-    reader: Reader,
-    logs: Logs,
-    on_end: OnEnd,
-    on_profile: OnProfile,
-    whole_logs: LogWriter | None,
-) -> tuple[LocalLauncher, dict[str, int]]:
-    """Return the local launcher, and how many GPUs it deals to each class."""
-    if not settings.app:
-        raise SettingsError(
-            "GPUQUEUE_APP is not set; set it to the argument of `celery -A` for the application"
-            " whose tasks run here"
-        )
-    for each in classes.values():
-        if each.gpus != 1:
-            raise SettingsError(
-                f"class {each.name!r}: gpus={each.gpus} needs GPU_EXECUTION_MODE='k8s_job'; on this"
-                " machine each job gets one GPU: remove gpus"
-            )
-    sinks = {WHOLE_LOGS: "1"} if whole_logs is not None else {}
-    launcher = LocalLauncher(
-        on_end,
-        {**executor_environment(settings), START: settings.start, **sinks},
-        settings.start_timeout,
-        dealt,
-        # A silent machine is gone with its jobs: it is off, or its container has restarted.
-        lambda machine: reader.host_heard(machine, settings.host_silent_seconds),
-        keep_log=lambda attempt, text: logs.keep(attempt, text, settings.tombstone_seconds),
-        whole_logs=whole_logs,
-        on_profile=on_profile,
-        directory=settings.runtime_dir,
-        unread=names(Settings),
-    )
-    return launcher, {name: len(gpus) for name, gpus in dealt.items()}
-
-
-def _kubernetes(
-    settings: Settings,
-    classes: Mapping[str, GpuClass],
-    on_end: OnEnd,
-    observations: KeptObservations,
-    owners: Owners,
-    whole_logs: LogWriter | None,
-) -> KubernetesLauncher:
-    try:
-        from gpuqueue.launchers.kubernetes.assemble import assemble
-    except ImportError as exc:
-        raise SettingsError(
-            f"GPU_EXECUTION_MODE='k8s_job' needs {exc.name}; install gpuqueue[kubernetes]"
-        ) from exc
-    return assemble(settings, classes, on_end, observations, owners, whole_logs)
-
-
-def executor_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of every executor, independent of that of this process."""
-    variables = {
-        "GPUQUEUE_APP": settings.app,
-        "GPUQUEUE_LAYOUT": str(VERSION),
-        "GPUQUEUE_LOG_LEVEL": settings.log_level,
-        "GPUQUEUE_TOMBSTONE_SECONDS": str(settings.tombstone_seconds),
-        "GPUQUEUE_GRACE_SECONDS": str(settings.grace_seconds),
-        LOAD_TIMEOUT: str(settings.load_timeout or settings.start_timeout),
-        STATES: settings.states if settings.states != "all" else None,
-        **settings.redis.environment(),
-        "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
-    }
-    if settings.devices == "none":
-        variables["CUDA_VISIBLE_DEVICES"] = ""
-    return {name: value for name, value in variables.items() if value is not None}

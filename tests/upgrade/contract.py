@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import Any, get_type_hints
 
-from gpuqueue.dispatcher.assemble import executor_environment
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.environment import executor_variables
 from gpuqueue.launchers.kubernetes.manifest.job import common_environment
@@ -28,6 +27,11 @@ from gpuqueue.model.request import HEADER, REQUEST_FIELDS
 from gpuqueue.model.states import JobState
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.store import keys
+
+try:
+    from gpuqueue.dispatcher.choose_launcher import executor_environment
+except ModuleNotFoundError:  # versions before this one
+    from gpuqueue.dispatcher.assemble import executor_environment  # type: ignore[attr-defined,no-redef]
 
 _RECORD: Any = {
     "delivery": "j~1", "id": "j", "task": "shop.train", "name": "train",
