@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,25 @@ def test_a_stop_during_the_import_is_not_blamed_on_the_application(app: str) -> 
     with pytest.raises(Stopped) as caught:
         find(app)
     assert caught.value.code == 143
+
+
+@pytest.mark.parametrize(
+    ("app", "after"),
+    [
+        ("import celery; app = celery.Celery(); [[] for _ in range(10**5)]", gc.get_threshold()),
+        ("import celery, gc; app = celery.Celery(); gc.set_threshold(10**6)", (10**6, 10, 10)),
+    ],
+    ids=["silent", "has its own"],
+    indirect=["app"],
+)
+def test_nothing_is_collected_during_an_import(app: str, after: tuple[int, int, int]) -> None:
+    before, collected = gc.get_threshold(), gc.get_stats()[1]["collections"]
+    try:
+        find(app)
+        assert gc.get_threshold() == after
+    finally:
+        gc.set_threshold(*before)
+    assert gc.get_stats()[1]["collections"] == collected
 
 
 def test_the_sender_of_worker_ready_has_no_messages() -> None:
