@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 #: The last commit before layouts were marked. What it calls itself is 0.1.0.
 PREVIOUS = "34541e3"
 #: The last commit whose dispatchers do not know that a class can be held.
-BEFORE_HOLDS = "21c1e8ba"
+BEFORE_HOLDS = "67994e7"
 #: The last commit whose scripts of this folder run on that code: later ones import by a newer
 #: layout of the package.
 SCRIPTS_AT = "6c5680c"
@@ -22,14 +22,23 @@ SCRIPTS = {"contract.py": "contract.py", "later_fields.py": "carried.py"}
 
 
 def has_history(commit: str = PREVIOUS) -> bool:
-    """Whether the commit is there: a shallow clone, or a tree without git, lacks it."""
+    """Whether the commit is there: a shallow clone, or a tree without git, lacks it.
+
+    Raises:
+        AssertionError: the whole history is here, without this commit.
+    """
     try:
-        done = subprocess.run(
-            ["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True
-        )
+        if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
+            return True
+        whole = _git("rev-parse", "--is-shallow-repository").stdout.strip() == b"false"
     except FileNotFoundError:
         return False
-    return done.returncode == 0
+    assert not whole, f"commit {commit} is not in the history: name one that is"
+    return False
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True)
 
 
 def unpack(directory: Path, commit: str = PREVIOUS) -> Path:
