@@ -66,7 +66,7 @@ def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster: Cras
     cluster.workers[["one@test", "two@test"].index(leader)].kill()
     died = time.monotonic()
     until(lambda: cluster.reader.leader() not in (None, leader), PATIENCE, "another leader")
-    assert time.monotonic() - died < 5
+    assert time.monotonic() - died < 10
     result = cluster.send("work", 1)
     assert result.get(timeout=30) == 2
 

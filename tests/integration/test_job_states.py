@@ -145,7 +145,7 @@ def test_dispatched_waits_for_a_start_that_comes_soon(
     began = time.monotonic()
     world.states.store(record, DISPATCHED)
     world.shows("a", DISPATCHED)
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 10
 
 
 def test_a_refresh_reads_live_jobs_in_pages_and_no_tombstone(

@@ -275,11 +275,11 @@ def test_a_scrape_asks_dead_sentinels_within_its_time(servers: SentinelSet, addr
     for each in servers.sentinels:
         each.pause()
     try:
-        with connect(address, timeout=1.0, retries=0) as client:
+        with connect(address, timeout=2.0, retries=0) as client:
             began = time.monotonic()
             with pytest.raises(sentinel.NoSentinel):
                 client.ping()
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 5
     finally:
         for each in servers.sentinels:
             each.resume()

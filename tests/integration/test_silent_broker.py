@@ -44,7 +44,7 @@ def test_a_silent_connection_is_given_up_and_replaced(proxy: Proxy) -> None:
     env = {
         **os.environ,
         "CELERY_BROKER_URL": f"redis://127.0.0.1:{proxy.port}/0",
-        "GPUQUEUE_BROKER_TRANSPORT_OPTIONS": '{"socket_timeout": 1}',
+        "GPUQUEUE_BROKER_TRANSPORT_OPTIONS": '{"socket_timeout": 3}',
     }
     with subprocess.Popen(
         [sys.executable, "-c", SEND],
@@ -61,10 +61,10 @@ def test_a_silent_connection_is_given_up_and_replaced(proxy: Proxy) -> None:
             return float(process.stdout.readline())
 
         seconds()
-        assert seconds() < 1
+        assert seconds() < 3
         proxy.lose()
-        assert 1 <= seconds() < 8
-        assert seconds() < 1
+        assert 3 <= seconds() < 15
+        assert seconds() < 3
         assert process.stdin is not None
         process.stdin.close()
 
@@ -72,7 +72,7 @@ def test_a_silent_connection_is_given_up_and_replaced(proxy: Proxy) -> None:
 def test_a_dispatcher_that_idles_beyond_the_limit_keeps_its_connections(
     tmp_path: Path, running_stacks: list[Stack]
 ) -> None:
-    env = {"GPUQUEUE_BROKER_TRANSPORT_OPTIONS": '{"socket_timeout": 1}'}
+    env = {"GPUQUEUE_BROKER_TRANSPORT_OPTIONS": '{"socket_timeout": 3}'}
     with listed(running_stacks, Stack(tmp_path, env)) as stack:
         node = stack.dispatcher()
         client: Any = connect(stack.url)

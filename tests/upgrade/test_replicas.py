@@ -34,16 +34,15 @@ def leading(cluster: Versions, nodes: list[WorkerNode]) -> WorkerNode:
 
 
 def test_nothing_is_lost_when_replicas_go_down_to_none_and_up_again(cluster: Versions) -> None:
-    nodes = replicas(cluster, "a", "b", "c")
+    slow = {"GPUQUEUE_LEASE_SECONDS": "30"}  # those who wait for its end come too late
+    nodes = replicas(cluster, "a", "b", "c", **slow)
     with Stream(cluster) as stream:
         leader = leading(cluster, nodes)
         leave(leader)
         left = [node for node in nodes if node is not leader]
         begun = time.monotonic()
         assert leading(cluster, left) is not leader
-        assert (
-            time.monotonic() - begun < 2.0
-        )  # it has resigned: no dispatcher waits for its lease to expire
+        assert time.monotonic() - begun < 15, "it has resigned"
         leave(left[0])  # all but one
         until(lambda: len(stream.sent) > 15, PATIENCE, "jobs that one alone takes")
         leave(left[1])  # none: messages wait in the broker, jobs in line, and what runs goes on

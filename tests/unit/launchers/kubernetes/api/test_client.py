@@ -270,7 +270,7 @@ def test_hanging_server_times_out(asking: Asking) -> None:
     began = time.monotonic()
     with pytest.raises(Unreachable, match="read timed out"):
         api.create_job(JOB)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def sent_then_reset(data: bytes) -> Answer:

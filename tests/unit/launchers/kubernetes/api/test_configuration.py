@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,10 +195,8 @@ def test_watch_over_tls_can_be_closed_while_it_waits(
 
         threading.Thread(target=follow, daemon=True).start()
         assert first.wait(20)
-        began = time.monotonic()
         watch.close()
-        assert ended.wait(1)
-        assert time.monotonic() - began < 0.5
+        assert ended.wait(20), "long before the stream is silent for too long"
         assert len(events) == 1
 
 
