@@ -59,7 +59,7 @@ def test_top_ends_at_once_while_redis_does_not_answer(tmp_path: Path, end: Any) 
                     terminal.type(end)
                 else:
                     terminal.send(end)
-                assert terminal.process.wait(3) == 0
+                assert terminal.process.wait(8) == 0
                 assert terminal.settings == terminal.before
         finally:
             os.kill(server.pid, signal.SIGCONT)

@@ -174,7 +174,7 @@ def test_a_thread_that_cannot_prepare_itself_writes_all_the_same() -> None:
         "desk", written.extend, lambda exc: False, int, begin=begin
     )
     beside.put(1, "a")
-    until(lambda: written == ["a"], 5)
+    until(lambda: written == ["a"], 20)
     beside.close()
 
 

@@ -82,7 +82,7 @@ def test_a_finish_that_fails_is_logged_once_and_tried_again(
     finish(finisher, line, "a", 4)
     finish(finisher, line, "b")
     logged = [each.getMessage() for each in caplog.records if "finish" in each.getMessage()]
-    until(lambda: len([each for each in caplog.records if "of b" in each.getMessage()]) == 1, 5)
+    until(lambda: len([each for each in caplog.records if "of b" in each.getMessage()]) == 1, 20)
     assert len([each for each in logged if "of a" in each]) == 1
 
 
@@ -164,7 +164,7 @@ def test_a_job_under_way_is_not_finished_twice_at_a_time(finisher: Finisher, lin
 
     line.answer = wait
     finisher.submit("t4", "a")
-    until(lambda: line.claims == ["a"], 5)
+    until(lambda: line.claims == ["a"], 20)
     finisher.submit("t4", "a")
     goes_on.set()
     finisher.close()

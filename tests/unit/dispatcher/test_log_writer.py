@@ -158,7 +158,7 @@ def test_log_is_written_once_and_that_of_a_stray_attempt_never(client: redis.Red
     made.keep(Attempt("t4", "a", 1, "another"), Source("a", [b"stray"]))
     made.keep(Attempt("t4", "unknown", 1), Source("b", [b"unknown"]))
     made.keep(accept(client, "b"), Source("b", [b"next"]))
-    until(lambda: len(sink.objects) == 4, 5, "the next is written")
+    until(lambda: len(sink.objects) == 4, 20, "the next is written")
     made.close()
     assert set(sink.objects.values()) >= {b"text", b"next"} and sink.writes == 4
 
@@ -169,9 +169,9 @@ def test_log_that_cannot_be_written_does_not_keep_the_others_back(client: redis.
     made = writer(client, sink)
     for name in ("bad", "a", "b"):
         made.keep(accept(client, name), Source(name, [b"text"]))
-    until(lambda: len(sink.objects) == 4, 5, "the others are written")
+    until(lambda: len(sink.objects) == 4, 20, "the others are written")
     sink.refused = ""
-    until(lambda: len(sink.objects) == 6, 5, "it is written, too")
+    until(lambda: len(sink.objects) == 6, 20, "it is written, too")
     made.close()
 
 
@@ -179,7 +179,7 @@ def test_log_that_is_gone_is_told(client: redis.Redis, caplog: pytest.LogCapture
     before = WHOLE_LOGS.labels("missing")._value.get()
     made, notes = writer(client, Memory()), WholeLogNotes(client, 100)
     made.keep(accept(client, "gone"), Source("pod-a", None))
-    until(lambda: notes.all_missing(["t4"]), 5, "it is told")
+    until(lambda: notes.all_missing(["t4"]), 20, "it is told")
     made.close()
     found = notes.result(Attempt("t4", "gone", 1))
     assert found is not None and found.missing == "pod-a is gone"
@@ -214,10 +214,10 @@ def test_what_a_killed_dispatcher_has_left_is_written_by_another(client: redis.R
     second.start()
     other = accept(client, "own")
     second.keep(other, Source("own", [b"own"]))
-    until(lambda: notes.result(other), 5, "its own is written")
+    until(lambda: notes.result(other), 20, "its own is written")
     assert len(notes.all_due(["t4"])) == 2, "the other dispatcher lives"
     client.zrem(DISPATCHERS, "first")
-    until(lambda: not notes.all_due(["t4"]), 5, "all are ended")
+    until(lambda: not notes.all_due(["t4"]), 20, "all are ended")
     found, lost = (notes.result(Attempt("t4", name, 1)) for name in ("a", "lost"))
     assert found is not None and sink.objects[f"{found.name}.log"] == b"a"
     assert lost is not None and lost.missing == "lost is gone"
