@@ -147,7 +147,7 @@ def test_celery_s_inspect_tells_of_the_jobs_of_the_class(pair: Stack, key: str) 
     assert "celery" in inspect.report()[WORKER]["ok"]
     assert inspect.conf()[WORKER]["task_serializer"] == "json"
     assert inspect.ping() == {WORKER: {"ok": "pong"}}
-    everywhere = pair.app.control.inspect(timeout=2).ping()
+    everywhere = pair.app.control.inspect(timeout=5).ping()
     assert set(everywhere) == {WORKER, "cpu@test"}, "no dispatcher by its own name"
     assert pair.app.control.inspect(["one@test"], timeout=PATIENCE).ping() == {
         "one@test": {"ok": "pong"}

@@ -95,8 +95,8 @@ def test_jobs_are_accepted_and_no_result_is_lost(
         until(lambda: all(stack.record(job) for job in jobs), PATIENCE, "all jobs are accepted")
         cancelled = jobs[-4:]
         unknown = [uuid.uuid4().hex for _ in range(10)]
-        assert sender.control.revoke(unknown + cancelled, reply=True, timeout=2, limit=1)
-        assert sender.control.ping(timeout=2, limit=1), "the loop asks no backend"
+        assert sender.control.revoke(unknown + cancelled, reply=True, timeout=20, limit=1)
+        assert sender.control.ping(timeout=20, limit=1), "the loop asks no backend"
         for job in cancelled:
             stack.in_state(job, "finishing")
         until(lambda: time.monotonic() - began > AWAY, AWAY + 1)
