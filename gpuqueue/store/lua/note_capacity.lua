@@ -12,7 +12,6 @@
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
 --! clock counts records slots domains accounting
-local micros, whole = accounting.micros, accounting.whole
 local DAY, OTHER = 86400000000, 'other'
 local today = math.floor(micros(now) / DAY)
 -- How many days, or entries, one call forgets at most.
@@ -97,7 +96,7 @@ local function sum_up(capacity, from, to)
   while from < to do
     local day = math.floor(from / DAY)
     local length = math.min(to, (day + 1) * DAY) - from
-    local sums = { '0', whole(length * capacity.domains), '0' }
+    local sums = { '0', digits(length * capacity.domains), '0' }
     merge(day_key(day), '#had', cjson.encode({ [capacity.price or '-'] = sums }))
     from = from + length
   end
@@ -129,7 +128,7 @@ if current and away and held.shared + held.exclusive == 0 then
   -- Its nodes may have been listed already, before this call.
   local back = tonumber(current.at) > seen + SEEN_EACH * 1000000
   local at = math.max(seen, last, back and 0 or tonumber(current.at))
-  local none = { at = whole(at), domains = 0, shared = 0, exclusive = 0 }
+  local none = { at = digits(at), domains = 0, shared = 0, exclusive = 0 }
   redis.call('ZREMRANGEBYSCORE', K.capacity, at, at)
   local text = cjson.encode(none)
   redis.call('ZADD', K.capacity, at, text)
@@ -138,7 +137,7 @@ if current and away and held.shared + held.exclusive == 0 then
   end
 end
 if not seen or micros(now) - seen >= SEEN_EACH * 1000000 then
-  redis.call('HSET', K.usage, '#seen', whole(micros(now)))
+  redis.call('HSET', K.usage, '#seen', digits(micros(now)))
 end
 
 local wanted = { domains = context.domains, price = context.price, rows = context.rows }

@@ -59,6 +59,12 @@ function domain.put(what, name, score)
   end
 end
 
+-- Whether a holder of the other isolation may be in any domain.
+function domain.may_meet_other(isolation)
+  local other = isolation == 'shared' and 'exclusive' or 'shared'
+  return domain.holders(domain.NOWHERE_YET, other) > 0
+end
+
 -- When the last holder of an isolation ends, as its limit says.
 function domain.last_end(name, isolation)
   local last = redis.call('ZRANGE', domain.key(isolation, name), -1, -1, 'WITHSCORES')
@@ -69,9 +75,9 @@ end
 -- `raw`: the newest one, as it was written.
 function domain.set_capacity(entry, raw)
   local before = decoded(raw)
-  local at = math.max(math.floor(now * 1000000 + 0.5), before and tonumber(before.at) or 0)
+  local at = math.max(micros(now), before and tonumber(before.at) or 0)
   if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
-  entry.at = string.format('%.0f', at)
+  entry.at = digits(at)
   local text = cjson.encode(entry)
   redis.call('ZADD', K.capacity, at, text)
   redis.call('HSET', K.usage, '#now', text)

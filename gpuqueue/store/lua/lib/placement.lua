@@ -146,8 +146,7 @@ end
 -- Whether a job of an isolation may start in a domain: it has slots for it, and none of the other
 -- isolation is there, or may be. `number`: of the slots that the job needs; nil: one.
 function domain.takes(name, isolation, number)
-  local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return false end
+  if domain.may_meet_other(isolation) then return false end
   local free = tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0)
   return free % UNBOUND.later >= (number or 1)
 end
@@ -195,8 +194,7 @@ end
 -- an exclusive job needs, nil: one. Answer: its name; nil: none takes the job now; and whether one
 -- would, were it not set aside or drained.
 function domain.pick(spec, isolation, job, drained, number)
-  local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return nil end
+  if domain.may_meet_other(isolation) then return nil end
   local avoid = job and job.avoid or {}
   local most = domain.enough(2 + #avoid) -- all but the drained one and these
   local found = domain.with_room(isolation, number or 1, most)
