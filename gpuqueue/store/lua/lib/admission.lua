@@ -63,7 +63,7 @@ end
 -- does not move with it.
 function domain.ends_in_time(v)
   local job = load(v.shared)
-  local limit = job and job.time_limit
+  local limit = job and domain.planned_limit(job)
   return limit and now + limit <= v.until_idle or false
 end
 

@@ -182,8 +182,15 @@ function domain.ends(name)
   return score < domain.NO_END and score or nil
 end
 
+-- The limit by which the end of a job is planned; nil: it has none, or it is not known yet.
+function domain.planned_limit(job)
+  local limit = job.planned_limit or job.time_limit
+  return limit ~= 0 and limit or nil
+end
+
 function domain.planned_end(job, since)
-  return job.time_limit and since + job.time_limit or domain.NO_END
+  local limit = domain.planned_limit(job)
+  return limit and since + limit or domain.NO_END
 end
 
 -- `number`: of its slots.

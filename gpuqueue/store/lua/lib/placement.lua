@@ -136,7 +136,7 @@ function domain.last_declared_end()
     local job = load(delivery_of(holder) or '')
     if not job or holder_of(job) ~= holder then return nil end
     local ended = job.state == 'ended'
-    if not (ended or job.time_limit) then return nil end
+    if not (ended or domain.planned_limit(job)) then return nil end
     local ends = ended and now or domain.planned_end(job, job.started or job.admitted or now)
     last = math.max(last, ends)
   end
