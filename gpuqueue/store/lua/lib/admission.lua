@@ -346,6 +346,7 @@ end
 -- decision depends on; nil if none can start, or the budget is used up.
 local function startable(ask, budget)
   local spec, kept = ask.spec, false
+  if domain.is_elsewhere(spec) then return nil end
   while true do
     local v = look(spec)
     local changed = v.unkept

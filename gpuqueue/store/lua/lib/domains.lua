@@ -19,9 +19,15 @@
 -- they are not whole: an older version frees a slot without them. A holder whose domain is not yet
 -- known is in the one without a name: it may be anywhere.
 
+-- Field `nodes_of` of the gate: the cluster whose nodes the domains are. Dispatchers of another
+-- one start no job of the class, and their nodes do not count, while any of its dispatchers lives.
+
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
 local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '' }
+
+-- Seconds without terms after which a cluster is gone: its dispatchers may restart.
+domain.GONE_AFTER = 60
 
 function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
@@ -45,6 +51,18 @@ end
 
 function domain.holders(name, isolation)
   return redis.call('ZCARD', domain.key(isolation, name))
+end
+
+-- The cluster whose nodes the domains are, if that is not `own`; nil: it is, or none is known.
+function domain.other_cluster(own)
+  local owner = own and redis.call('HGET', K.gate, 'nodes_of')
+  return owner and owner ~= own and owner or nil
+end
+
+-- Whether dispatchers of a cluster serve the class.
+function domain.lives(owner)
+  local terms = decoded(redis.call('HGET', K.terms, owner))
+  return terms and (tonumber(terms['until']) or 0) > now - domain.GONE_AFTER or false
 end
 
 function domain.is_held(name)

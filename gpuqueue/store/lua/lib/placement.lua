@@ -86,6 +86,14 @@ function domain.forget()
   domain.keep_only({})
   domain.note_total(1)
   redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until', 'scale', 'new_node')
+  redis.call('HDEL', K.gate, 'nodes_of')
+end
+
+-- Whether another cluster starts the jobs of the class: its nodes are the domains. People, who
+-- start none, name neither a cluster nor a host.
+function domain.is_elsewhere(spec)
+  local other = domain.other_cluster(spec.owner or spec.host and '')
+  return other and (spec.domain == 'node' or domain.lives(other)) or false
 end
 
 -- What the domains of a class with GPUs follow from, as text.
@@ -112,6 +120,7 @@ function domain.keep(spec, known, running)
     end
     domain.set(spec, domains)
     redis.call('HSET', K.gate, 'domains', domain.signature(spec))
+    redis.call('HDEL', K.gate, 'nodes_of')
   elseif not domain.are_whole(running) then
     domain.place_holders(spec)
   else
