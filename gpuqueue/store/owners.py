@@ -23,7 +23,7 @@ class ServedElsewhere(Exception):
         super().__init__(
             f"class {gpu_class}: domain='node' counts the nodes of one cluster, those of {owner},"
             f" whose dispatchers live and start its jobs; {own} starts none: give each cluster"
-            f" classes of its own names (GPUQUEUE_CLASSES_FILE), as in {gpu_class}-north and"
+            f" classes with other names (GPUQUEUE_CLASSES_FILE), such as {gpu_class}-north and"
             f" {gpu_class}-south"
         )
         self.gpu_class = gpu_class
