@@ -118,8 +118,7 @@ end
 
 local held = { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
 local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
-local raw, seen = known[1], tonumber(known[2])
-local current = decoded(raw)
+local current, seen = decoded(known[1]), tonumber(known[2])
 
 -- No dispatcher was there for long, and nothing ran: the class had nothing meanwhile.
 local away = seen and micros(now) - seen > context.absent * 1000000
@@ -132,11 +131,9 @@ if current and away and held.shared + held.exclusive == 0 then
   redis.call('ZREMRANGEBYSCORE', K.capacity, at, at)
   local text = cjson.encode(none)
   redis.call('ZADD', K.capacity, at, text)
-  if not back then
-    raw, current = text, none
-  end
+  if not back then current = none end
 end
-if not seen or micros(now) - seen >= SEEN_EACH * 1000000 then
+if not seen or math.abs(micros(now) - seen) >= SEEN_EACH * 1000000 then
   redis.call('HSET', K.usage, '#seen', digits(micros(now)))
 end
 
@@ -150,11 +147,12 @@ local function at_least(given, number)
 end
 wanted.shared = at_least(context.shared, held.shared)
 wanted.exclusive = at_least(context.exclusive, held.exclusive)
-local changed = not current
+-- What was noted while the clock of Redis was ahead holds from now on, not from then.
+local changed = not current or tonumber(current.at) > micros(now)
 for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do
   if current and current[field] ~= wanted[field] then changed = true end
 end
-if changed then domain.set_capacity(wanted, raw) end
+if changed then domain.set_capacity(wanted) end
 
 if tonumber(known[3]) ~= today or known[4] then archive() end
 forget_days()

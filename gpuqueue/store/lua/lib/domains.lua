@@ -90,14 +90,12 @@ function domain.last_end(name, isolation)
 end
 
 -- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows; see accounting.
--- `raw`: the newest one, as it was written.
-function domain.set_capacity(entry, raw)
-  local before = decoded(raw)
-  local at = math.max(micros(now), before and tonumber(before.at) or 0)
-  if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
-  entry.at = digits(at)
+-- Of a time that has not come, none holds: the clock of Redis was ahead.
+function domain.set_capacity(entry)
+  entry.at = digits(micros(now))
   local text = cjson.encode(entry)
-  redis.call('ZADD', K.capacity, at, text)
+  redis.call('ZREMRANGEBYSCORE', K.capacity, entry.at, '+inf')
+  redis.call('ZADD', K.capacity, entry.at, text)
   redis.call('HSET', K.usage, '#now', text)
 end
 
@@ -113,22 +111,20 @@ end
 
 -- Note how many domains there are from now on. A class whose capacity was not noted yet has none.
 function domain.note_total(total)
-  local raw = redis.pcall('HGET', K.usage, '#now')
-  local current = decoded(raw)
+  local current = decoded(redis.pcall('HGET', K.usage, '#now'))
   if not current or current.domains == total then return end
   current.domains = total
-  pcall(domain.set_capacity, current, raw) -- a damaged key keeps no slot from being freed
+  pcall(domain.set_capacity, current) -- a damaged key keeps no slot from being freed
 end
 
 -- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
 function domain.widen(isolation)
-  local raw = redis.call('HGET', K.usage, '#now')
-  local current = decoded(raw)
+  local current = decoded(redis.call('HGET', K.usage, '#now'))
   if not current or (current.domains or 0) == 0 then return end
   local each = math.ceil(slots.used(isolation) / current.domains)
   if (current[isolation] or 0) < each then
     current[isolation] = each
-    domain.set_capacity(current, raw)
+    domain.set_capacity(current)
   end
 end
 
