@@ -74,6 +74,7 @@ class Parts:
             self.finisher,
             chords,
             self.shown,
+            lambda task, image: None,
         )
         self.repair = Repair(
             client, self.line, reader, classes, self.launcher, self.slots, REPAIR, RELIST

@@ -70,6 +70,8 @@ class Accept:
     chords: GpuClass
     """The class of unlocks."""
     shown: ShownClasses
+    limit_of: Callable[[str, str | None], float | None]
+    """Returns the hard limit that a task declares in an image: see :class:`Application`."""
 
     def __call__(
         self,
@@ -234,6 +236,9 @@ class Accept:
         class. For ``before_start`` see :meth:`__call__`.
         """
         record: Any = {**job.record(), **(counted or {})}
+        planned = submission.planned_limit(gpu_class, self.limit_of(job.task, job.image))
+        if planned is not None:
+            record["planned_limit"] = planned
         stamps = submission.stamps
         if stamps and revocations.stamps_revoked(self.client, dict(stamps), REVOKED_FOR):
             record["reason"] = EndReason.CANCELLED

@@ -59,6 +59,13 @@ class Application:
             return profile.has_results_of(self._own)
         return True if "result_backend" in self._told or (image or "") in self._silent else None
 
+    def limit_of(self, task: str, image: str | None = None) -> float | None:
+        """Return the hard limit that a task declares in the image that a job asks for, in seconds;
+        0: none. None: not known.
+        """
+        profile = self._known.get(image or "")
+        return profile.limit_of(task) if profile is not None else None
+
     def look(self) -> None:
         """Read what executors have told, and tell what a runner has. Raises RedisError."""
         with self._lock:

@@ -190,6 +190,7 @@ class DispatcherProcess:
             slots=slots,
             states=job_states,
             finisher=finisher,
+            limit_of=application.limit_of,
         )
         visible = float(settings.visibility_seconds)
         self.intake: IntakeLoop = IntakeLoop(lambda: Broker(app), self.accept, visible)

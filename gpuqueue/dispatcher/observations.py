@@ -72,12 +72,16 @@ class KeptObservations:
             )
 
     def set_nodes(
-        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int
+        self,
+        gpu_class: GpuClass,
+        nodes: Mapping[str, Mapping[str, int]] | None,
+        more: int,
+        owner: str,
     ) -> None:
-        """Make these nodes the domains of a class, and ``more`` that an autoscaler may add. Jobs
-        that may start by that start soon.
+        """Make these nodes of a cluster the domains of a class, and ``more`` that an autoscaler may
+        add. Jobs that may start by that start soon. Raises :class:`ServedElsewhere`.
         """
-        if self.line.set_nodes(gpu_class, nodes, more):
+        if self.line.set_nodes(gpu_class, nodes, more, owner):
             wakeups.wake(self.client, gpu_class.name)
 
     def give_up(self, attempt: Attempt, end: End) -> bool:

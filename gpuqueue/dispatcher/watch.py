@@ -153,6 +153,11 @@ class Watcher:
         return self.launcher.silent if self.leads else {}
 
     @property
+    def served_elsewhere(self) -> Mapping[str, str]:
+        """Class → the other cluster whose dispatchers alone start its jobs."""
+        return self.launcher.elsewhere if self.leads else {}
+
+    @property
     def _heartbeat(self) -> float:
         """Seconds between two signs of life."""
         return max(self.intervals.tick, self.lease.seconds)

@@ -108,9 +108,10 @@ class Placement:
     def lets_in(self, job: Waiting, now: float) -> bool:
         """Whether a shared job may start in the domain that drains: it ends in time."""
         name = self.drained
-        if name is None or job.time_limit is None or not self.takes(name, SHARED):
+        limit = job.planned_limit
+        if name is None or limit is None or not self.takes(name, SHARED):
             return False
-        return not self.standing(name, now) and now + job.time_limit <= self.until
+        return not self.standing(name, now) and now + limit <= self.until
 
     def drain(self, needed: bool, now: float, number: int = 1) -> bool:
         """Have a domain with so many exclusive slots become idle, or none. Returns whether that has

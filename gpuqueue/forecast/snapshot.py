@@ -45,6 +45,7 @@ class Waiting:
     tenant: str = ""
     task: str = ""
     time_limit: float | None = None
+    """By which its end is planned, unless it ``may_exceed`` that: its task may declare another."""
     expires: float | None = None
     avoid: frozenset[str] = frozenset()
     """Domains where it has failed."""
@@ -52,6 +53,12 @@ class Waiting:
     """When it was accepted."""
     gpus: int = 1
     """How many slots it needs."""
+    may_exceed: bool = False
+
+    @property
+    def planned_limit(self) -> float | None:
+        """The limit in seconds by which its end is planned; None: it has none, or it may change."""
+        return None if self.may_exceed else self.time_limit
 
     @property
     def place(self) -> tuple[int, int, str]:

@@ -123,8 +123,8 @@ class Twin:
         shared = look.first[SHARED]
         if not shared or not self._is_closed(look) or not self._running[SHARED]:
             return False
-        in_time = shared.time_limit is not None and self._until is not None
-        return in_time and now + (shared.time_limit or 0) <= (self._until or 0)
+        limit, until = shared.planned_limit, self._until
+        return limit is not None and until is not None and now + limit <= until
 
     def _keep_planned_end(self, look: _Look, now: float) -> None:
         """Fix when a class of one domain should be idle, once its gate is closed."""
@@ -192,7 +192,7 @@ class Twin:
         self._count_start(look, job.isolation)
         self.line.leave(job, now)
         self._number += 1
-        ends = now + job.time_limit if job.time_limit else None
+        ends = now + job.planned_limit if job.planned_limit else None
         name, domain = f"{job.delivery}#+{self._number}", None
         if self._placement:
             other = None

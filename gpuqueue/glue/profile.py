@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,9 @@ from kombu.transport import redis as transport
 
 from gpuqueue.model.celery_redis import PREFIX
 from gpuqueue.model.profile import Profile, place_of, places_of, shown_as
+
+#: The limits of how many tasks a profile has at most: dispatchers read it every few seconds.
+MOST_LIMITS = 500
 
 
 def profile_of(app: Celery, told: str | None = None) -> Profile:
@@ -33,7 +37,21 @@ def profile_of(app: Celery, told: str | None = None) -> Profile:
         fanout_patterns=bool(options.get("fanout_patterns", channel.fanout_patterns)),
         expires=_seconds(conf.result_expires),
         also=places_of(backend, prefix, str(conf.broker_url or ""), told),
+        time_limit=_limit(conf.task_time_limit),
+        time_limits=_limits_of_tasks(app),
     )
+
+
+def _limits_of_tasks(app: Celery) -> Mapping[str, float] | None:
+    """Return task → the hard limit in seconds that it declares; None: too many declare one."""
+    found = {name: _limit(getattr(each, "time_limit", None)) for name, each in app.tasks.items()}
+    limits = {name: limit for name, limit in found.items() if limit is not None}
+    return limits if len(limits) <= MOST_LIMITS else None
+
+
+def _limit(declared: object) -> float | None:
+    """Return a hard limit as Celery takes it: 0 is none."""
+    return float(declared) if isinstance(declared, int | float) and declared > 0 else None
 
 
 def _seconds(expires: object) -> float | None:

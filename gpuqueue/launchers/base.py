@@ -145,10 +145,16 @@ class Observations(Protocol):
         ...
 
     def set_nodes(
-        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int
+        self,
+        gpu_class: GpuClass,
+        nodes: Mapping[str, Mapping[str, int]] | None,
+        more: int,
+        owner: str,
     ) -> None:
-        """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
-        domain. ``more``: how many nodes an autoscaler may add.
+        """Make these nodes of a cluster the domains of a class: name → isolation → slots. None: the
+        class is one domain. ``more``: how many nodes an autoscaler may add; ``owner``: the cluster.
+
+        Raises :class:`ServedElsewhere`: the domains stay the nodes of another cluster.
         """
         ...
 
@@ -199,6 +205,11 @@ class Launcher(Protocol):
         """(class, node) → attempts that hold a slot there and may have ended without a word, as
         the leader knows them.
         """
+        ...
+
+    @property
+    def elsewhere(self) -> Mapping[str, str]:
+        """Class → the other cluster whose nodes are its domains, as the leader knows it."""
         ...
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:

@@ -27,6 +27,9 @@ class Profile:
     places of results apart, and has no secret; ``also`` names that place in other words, since two
     processes may reach one Redis by two addresses; ``shown`` is it for people. ``serializer`` is
     that of results, which Celery forgets after ``expires`` seconds; None: never.
+
+    ``time_limits`` are the hard limits in seconds that tasks declare in code, by task; None: not
+    known. ``time_limit`` is that of all other tasks; None: they have none.
     """
 
     steps: tuple[int, ...]
@@ -41,6 +44,8 @@ class Profile:
     fanout_patterns: bool = True
     expires: float | None = None
     also: tuple[str, ...] = ()
+    time_limit: float | None = None
+    time_limits: Mapping[str, float] | None = None
 
     @classmethod
     def parse(cls, found: object) -> Self | None:
@@ -50,6 +55,8 @@ class Profile:
             named = {each.name: known[each.name] for each in fields(cls) if each.name in known}
             for name in {"steps", "also"} & named.keys():
                 named[name] = tuple(named[name])
+            for name in {"time_limit", "time_limits"} & named.keys():
+                named[name] = _read_limits(named[name])
             return cls(**named)
         except (TypeError, ValueError, KeyError):
             return None
@@ -71,6 +78,12 @@ class Profile:
     def described(self) -> dict[str, Any]:
         """Return it for JSON."""
         return asdict(self)
+
+    def limit_of(self, task: str) -> float | None:
+        """Return the hard limit that a task declares, in seconds; 0: none. None: not known."""
+        if self.time_limits is None:
+            return None
+        return self.time_limits.get(task) or self.time_limit or 0.0
 
     def has_results_of(self, other: Profile) -> bool:
         """Whether both write results that the other reads."""
@@ -140,6 +153,13 @@ def places_of(
     if where and beside and where[0] == beside[0]:
         found.append(f"broker {prefix} {where[1]}")
     return tuple(found)
+
+
+def _read_limits(found: Any) -> Any:
+    """Return limits as they were kept: one, some by task, or None. Raises TypeError, ValueError."""
+    if isinstance(found, Mapping):
+        return {str(task): float(limit) for task, limit in found.items()}
+    return None if found is None else float(found)
 
 
 def _where(url: str | None) -> tuple[str, str] | None:

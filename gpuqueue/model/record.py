@@ -55,6 +55,9 @@ class Record(TypedDict, total=False):
     arrival: int
     time_limit: Annotated[float, ENVIRONMENT, ANNOTATION]
     max_time_limit: Annotated[float, ANNOTATION]
+    # The limit by which its end is planned until its task begins, if that declares one in code; 0:
+    # it may. Absent: that is time_limit.
+    planned_limit: Annotated[float, ANNOTATION]
     container: dict[str, Any]
     gpus: Annotated[int, ENVIRONMENT, ANNOTATION, TOMBSTONE, SHOWN]  # absent: 1
     reuse: Annotated[int, ANNOTATION, TOMBSTONE, SHOWN]
@@ -208,6 +211,11 @@ def devices_of(record: Record) -> list[int]:
     """Return the indexes of the GPUs that an attempt was given."""
     given = record.get("all_devices") or str(record.get("device", ""))
     return [int(index) for index in given.split(",") if index.isdecimal()]
+
+
+def planned_limit(record: Record) -> float | None:
+    """Return the limit by which the end of a job is planned, in seconds; None: none is known."""
+    return record.get("planned_limit", record.get("time_limit")) or None
 
 
 def goes_on(record: Record) -> bool:

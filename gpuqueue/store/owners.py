@@ -16,6 +16,20 @@ from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import Scripts
 
 
+class ServedElsewhere(Exception):
+    """A class by node is that of another cluster, whose dispatchers start its jobs."""
+
+    def __init__(self, gpu_class: str, owner: str, own: str) -> None:
+        super().__init__(
+            f"class {gpu_class}: domain='node' counts the nodes of one cluster, those of {owner},"
+            f" whose dispatchers live and start its jobs; {own} starts none: give each cluster"
+            f" classes with other names (GPUQUEUE_CLASSES_FILE), such as {gpu_class}-north and"
+            f" {gpu_class}-south"
+        )
+        self.gpu_class = gpu_class
+        self.owner = owner
+
+
 class Owners:
     """The owners of attempts. Every method may raise RedisError."""
 
@@ -66,6 +80,17 @@ class Owners:
             if is_owner and until > now:
                 live.add(site)
         return live
+
+    def by_node(self) -> dict[str, tuple[str, list[str]]]:
+        """Return class → the cluster whose nodes are its domains, and the others with a live
+        dispatcher, which start none of its jobs. Only classes that have such.
+        """
+        found: dict[str, tuple[str, list[str]]] = {}
+        for name in self._reader.classes():
+            owner: str | None = self._client.hget(class_key(name, "gate"), "nodes_of")  # type: ignore[assignment]
+            if owner and (others := sorted(self.live(name) - {owner})):
+                found[name] = owner, others
+        return found
 
     def unowned(self, classes: Iterable[str] | None = None) -> dict[tuple[str, str], int]:
         """Return (class, owner) → slots of attempts that no live dispatcher looks after, in classes

@@ -23,7 +23,7 @@ from gpuqueue.forecast.snapshot import (
 )
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.place import PlaceKind
-from gpuqueue.model.record import Record
+from gpuqueue.model.record import Record, planned_limit
 from gpuqueue.model.states import JobState
 from gpuqueue.store import places
 from gpuqueue.store.keys import class_key
@@ -178,11 +178,12 @@ class Snapshots:
             int(record.get("arrival", 0)),
             record.get("tenant", ""),
             record.get("task", ""),
-            record.get("time_limit"),
+            planned_limit(record) or record.get("time_limit"),
             record.get("expires"),
             frozenset(each.partition(":")[2] for each in record.get("avoid", ())),
             record.get("created", 0.0),
             gpus_of(record),
+            planned_limit(record) is None,
         )
 
     def _held(
@@ -191,7 +192,8 @@ class Snapshots:
         record = self._records.get(delivery_of(self._class.name, holder)) or {}
         current = f"{record.get('delivery')}#{record.get('attempt')}" == holder
         record = record if current else {}
-        limit = record.get("time_limit")
+        planned = planned_limit(record)
+        limit = planned or record.get("time_limit")
         began = record.get("started") or record.get("admitted") or since
         return Held(
             holder,
@@ -199,7 +201,7 @@ class Snapshots:
             record.get("tenant", ""),
             record.get("task", ""),
             of.get(holder, domain_of(record)),
-            began + limit if limit else None,
+            began + planned if planned else None,
             limit,
             since,
             charged.get(holder),

@@ -11,6 +11,7 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import failure
+from gpuqueue.store.owners import ServedElsewhere
 from gpuqueue.store.scripts import Scripts
 
 #: How much of each of its five kinds one tick moves at most, so that the script stays short: about
@@ -127,15 +128,24 @@ class Upkeep:
         return bool(self._scripts.call("open", gpu_class))
 
     def set_nodes(
-        self, gpu_class: GpuClass, nodes: Mapping[str, Mapping[str, int]] | None, more: int = 0
+        self,
+        gpu_class: GpuClass,
+        nodes: Mapping[str, Mapping[str, int]] | None,
+        more: int = 0,
+        owner: str | None = None,
     ) -> bool:
-        """Make these nodes the domains of a class: name → isolation → slots. None: the class is one
-        domain. ``more``: how many nodes an autoscaler may add. Returns whether jobs may start by
-        that which could not before.
+        """Make these nodes of a cluster the domains of a class: name → isolation → slots. None: the
+        class is one domain. ``more``: how many nodes an autoscaler may add; ``owner``: the cluster.
+        Returns whether jobs may start by that which could not before.
+
+        Raises :class:`ServedElsewhere`: the domains stay the nodes of another cluster.
         """
-        context = {"spec": gpu_class.spec(), "nodes": nodes, "more": more}
+        context: dict[str, Any] = {"spec": gpu_class.spec(), "nodes": nodes, "more": more}
         context |= {"new_node": gpu_class.slots_of_domain, "fixed": bool(gpu_class.nodes)}
-        return bool(self._scripts.call("domains", gpu_class.name, **context))
+        changed, other = self._scripts.call("domains", gpu_class.name, owner=owner, **context)
+        if other:
+            raise ServedElsewhere(gpu_class.name, other, owner or "")
+        return bool(changed)
 
     def set_aside(self, gpu_class: str, key: str, name: str) -> bool:
         """Take a name that is none out of a sorted set of a class; ``doctor`` shows it."""

@@ -57,6 +57,7 @@ class Dispatcher:
             *(client, self.line, Reader(client), CLASSES, UNSIGNED, parts, parts, parts, parts),
             chords=CHORDS_CLASS,
             shown=ShownClasses(client, CLASSES, CHORDS_CLASS),
+            limit_of=lambda task, image: None,
         )
 
     def check_job(self, record: Record, gpu_class: GpuClass) -> None:

@@ -8,8 +8,9 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from gpuqueue.errors import InvalidJob
+from gpuqueue.store.reader import Reader
 from tests.support.stack import Stack, listed
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 CLASSES = """
@@ -49,6 +50,24 @@ def test_a_limit_that_the_task_declares_counts_before_the_default(stack: Stack, 
     with pytest.raises(TimeLimitExceeded) as caught:
         result.get(PATIENCE)
     assert caught.value.args == (1,)
+
+
+def test_a_job_is_planned_by_the_limit_of_its_task_once_that_is_told(
+    stack: Stack, key: str
+) -> None:
+    reader = Reader(stack.client)
+
+    def planned() -> float | None:
+        options = {"queue": "gpu.usual", "countdown": 3600}
+        # As a sender without the code of the task.
+        job = stack.shop.endless.apply_async([key], time_limit=None, **options)
+        until(lambda: reader.find(job.id, ["usual"]))
+        record = reader.find(job.id, ["usual"])
+        assert record and record["time_limit"] == 2, "of the class, while none is declared"
+        return record.get("planned_limit")
+
+    stack.shop.endless.apply_async([key], queue="gpu.usual")
+    until(lambda: planned() == 1)
 
 
 def test_a_limit_of_a_message_above_the_largest_is_refused(stack: Stack, key: str) -> None:

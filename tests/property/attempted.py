@@ -102,7 +102,7 @@ class Attempted(Entrance):
         assert self.executor(told).loaded(limit, if_lost=if_lost) == expected
         if job and expected:
             job.loaded, job.time_limit = True, limit or job.time_limit
-            job.loading, job.if_lost = False, if_lost or ""
+            job.loading, job.if_lost, job.planned_limit = False, if_lost or "", None
             job.deadline = job.started + job.time_limit if job.time_limit else None
         return expected
 

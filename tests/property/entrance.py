@@ -122,6 +122,7 @@ class Entrance(Timed):
         }
         record |= {"gpu_class": CLASS, "task": job.task, "retries": job.retries}
         optional = {"eta": job.eta, "expires": job.expires, "time_limit": job.time_limit}
+        optional |= {"planned_limit": job.planned_limit}
         optional |= {"reuse": job.reuse or None, "warm": job.warm or None}
         record |= {"tenant": job.tenant} if job.tenant else {}
         record |= {"tag": job.tag} if job.tag else {}

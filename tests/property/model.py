@@ -77,6 +77,8 @@ class ModelJob:
     finish_waits: float = 0.0
     has_message: bool = True
     time_limit: float | None = None
+    planned_limit: float | None = None
+    """What its task declares until it is loaded; 0: not known; None: ``time_limit``."""
     deadline: float | None = None
     admitted: float = 0.0
     let_in_until: float | None = None
@@ -109,6 +111,12 @@ class ModelJob:
             f"{self.delivery}: {self.state} → {state} is no legal move"
         )
         self.state = state
+
+    @property
+    def plan(self) -> float | None:
+        """The limit by which its end is planned; None: none is known."""
+        limit = self.time_limit if self.planned_limit is None else self.planned_limit
+        return limit or None
 
     @property
     def allows(self) -> int:
@@ -208,10 +216,10 @@ class Model:
             job = self.jobs.get(delivery)
             if isolation == EXCLUSIVE or (job and job.state == JobState.ENDED):
                 continue
-            if not job or job.attempt != attempt or not job.time_limit:
+            if not job or job.attempt != attempt or not job.plan:
                 return -math.inf
             since = job.admitted if job.state == JobState.LAUNCHING else job.started
-            ends.append(since + job.time_limit)
+            ends.append(since + job.plan)
         return max(ends)
 
     def watch_gate(self, now: float) -> None:
@@ -223,9 +231,9 @@ class Model:
 
     def backfills(self, job: ModelJob, now: float) -> bool:
         """Whether a shared job may start at a closed gate: beside others, and it ends in time."""
-        if self.gate_open or not self.held(SHARED) or not job.time_limit:
+        if self.gate_open or not self.held(SHARED) or not job.plan:
             return False
-        return self.idle_at is not None and now + job.time_limit <= self.idle_at
+        return self.idle_at is not None and now + job.plan <= self.idle_at
 
     def may_start(self, isolation: str, now: float) -> bool:
         """The promise, word by word, and a GPU that is not set aside."""
@@ -298,7 +306,7 @@ class Model:
         """Give a job that has a slot to the newest pod that waits, and can run it."""
         for instance in reversed(self.pods.oldest()) if job.warm else ():
             pod = self.pods.known.get(instance)
-            if pod and not pod.suits(job.isolation, job.tenant, job.time_limit):
+            if pod and not pod.suits(job.isolation, job.tenant, job.plan):
                 continue
             lives = pod and self.pods.lives(instance, now)
             self.pods.forget(instance)

@@ -64,6 +64,7 @@ class Moving(Timed):
             *(client, self.line, self.reader, dict(CLASSES), UNSIGNED, parts, parts, parts, parts),
             chords=chords_class([T4]),
             shown=ShownClasses(client, CLASSES, chords_class([T4])),
+            limit_of=lambda task, image: 90.0,
         )
 
     # -- what acceptance asks of other parts -------------------------------------------------------

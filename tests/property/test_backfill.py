@@ -135,6 +135,29 @@ def test_a_job_without_a_limit_is_not_let_in(queue: Queue) -> None:
     assert queue.why("unlimited") == "DRAINING_FOR_EXCLUSIVE"
 
 
+@pytest.mark.parametrize(("planned", "starts"), [(0, False), (10, True), (11, False)])
+def test_a_limit_that_the_task_declares_decides_who_passes_the_gate(
+    queue: Queue, planned: float, starts: bool
+) -> None:
+    """The class's default, which the record has as well, does not. 0: it is not known."""
+    queue.close_gate(10, 30)
+    queue.now += 20
+    assert queue.send("job", 5, planned_limit=planned) == (["job"] if starts else [])
+
+
+def test_an_end_is_planned_once_the_limit_of_a_task_is_known(queue: Queue) -> None:
+    queue.send("s0", 60, planned_limit=0)
+    queue.executor("s0").claim("h:n:1", "w", 60)
+    queue.send("e", isolation=EXCLUSIVE)
+    queue.send("s1", 60, planned_limit=20)
+    assert queue.gate[UNTIL] == "0", "the task of s0 may declare any"
+    queue.line.cancel("t4", "e")
+    assert queue.executor("s0").loaded(40)
+    queue.send("e2", isolation=EXCLUSIVE)
+    queue.send("s2", 60, planned_limit=30)
+    assert float(queue.gate[UNTIL]) == queue.now + 40
+
+
 def test_an_idle_class_starts_the_exclusive_job_first(queue: Queue) -> None:
     """A shared one of better priority would end in time, and still delay it."""
     queue.send("s0", 30), queue.send("e", isolation=EXCLUSIVE, priority=3), queue.send("s1", 30)
@@ -210,6 +233,7 @@ STEPS = st.lists(
     max_size=30,
 )
 LIMITS = (3, 3, 8, 20, 20, None)
+PLANNED = (None, None, 20, None, None, None, 20, 0, None, 12)
 
 
 def test_what_passes_the_gate_is_what_the_promise_says(schedule_redis: redis.Redis) -> None:
@@ -234,8 +258,9 @@ def take(world: World, name: str, what: str, which: int) -> None:
     """Take one step of a schedule."""
     if what in ("send", "exclusive"):
         kind = SHARED if what == "send" else EXCLUSIVE
-        limit = LIMITS[which % len(LIMITS)]
-        world.take_in(ModelJob(name, name, kind, tag=world.new_tag(), time_limit=limit))
+        limit, planned = LIMITS[which % len(LIMITS)], PLANNED[which % len(PLANNED)]
+        job = ModelJob(name, name, kind, tag=world.new_tag(), time_limit=limit)
+        world.take_in(replace(job, planned_limit=planned))
     elif what == "start" and world.granted:
         process = world.spawn(world.granted.pop(which % len(world.granted)))
         world.launched(process)

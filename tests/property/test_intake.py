@@ -67,6 +67,7 @@ class Intake:
             *(launcher, parts, parts, parts),
             chords=chords_class(classes.values()),
             shown=parts,
+            limit_of=lambda task, image: None,
         )
 
     def launch(self, gpu_class: GpuClass, granted: Granted) -> None:

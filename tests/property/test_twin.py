@@ -155,6 +155,7 @@ class Compared(OpenClass):
         return Waiting(
             *(name, step.isolation, step.priority, 0, step.tenant, "", step.limit, self.expires),
             gpus=min(self.most, step.gpus) if step.isolation == EXCLUSIVE else 1,
+            may_exceed=step.limit is not None and step.pick % 4 == 0,
         )
 
     def chosen(self, step: Step) -> str | None:
@@ -176,6 +177,7 @@ class Compared(OpenClass):
             record |= {"isolation": job.isolation, "priority": job.priority}
             record |= {"tenant": job.tenant} if job.tenant else {}
             record |= {"time_limit": job.time_limit} if job.time_limit else {}
+            record |= {"planned_limit": 0} if job.may_exceed else {}
             record |= {"expires": job.expires} if job.expires else {}
             record |= {"gpus": job.gpus} if job.gpus > 1 else {}
             if step.wait:

@@ -37,6 +37,24 @@ def rows(queue: Accounted) -> dict[int, Use]:
     return found
 
 
+@pytest.mark.parametrize("ahead", [60, 7200, 366 * 86_400])
+def test_a_clock_that_was_ahead_changes_no_account_of_later(queue: Accounted, ahead: int) -> None:
+    queue.note(T4)
+    queue.wait(60 * SECOND)
+    queue.note(T4)
+    queue.now += ahead
+    queue.note(replace(T4, price_per_hour="9"))
+    queue.now -= ahead
+    queue.note(T4)
+    queue.submit(SHARED)
+    queue.wait(3600 * SECOND)
+    queue.note(T4)
+    queue.note(replace(T4, price_per_hour="0.70"))
+    queue.wait(3600 * SECOND)
+    queue.check()
+    assert queue.books().seen <= queue.us, "it is known once it has gone"
+
+
 @pytest.mark.parametrize("seconds", [0, 10])
 def test_an_attempt_of_a_class_that_is_not_noted_has_no_costs(
     queue: Accounted, seconds: int

@@ -136,15 +136,25 @@ def test_a_pod_is_given_jobs_of_its_isolation(here: Pods, isolation: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limit", "given"), [(60.0, True), (100.0, True), (101.0, False), (None, False)]
+    ("limits", "given"),
+    [
+        ({"time_limit": 60.0}, True),
+        ({"time_limit": 100.0}, True),
+        ({"time_limit": 101.0}, False),
+        ({}, False),
+        # What its task declares counts before the default of the class; 0: that is not known.
+        ({"time_limit": 60.0, "planned_limit": 101.0}, False),
+        ({"time_limit": 101.0, "planned_limit": 60.0}, True),
+        ({"time_limit": 60.0, "planned_limit": 0}, False),
+        ({"time_limit": 60.0, "planned_limit": 0, "max_time_limit": 100.0}, True),
+    ],
 )
 def test_a_pod_that_waits_is_given_no_job_beyond_its_deadline(
-    here: Pods, limit: float | None, given: bool
+    here: Pods, limits: dict[str, Any], given: bool
 ) -> None:
     here.start()
     assert here.ask(longest=100.0) is None
-    job: dict[str, Any] = {"time_limit": limit} if limit else {}
-    assert here.launched(**job) is not given
+    assert here.launched(**limits) is not given
 
 
 @pytest.mark.parametrize(("node", "given"), [("n1", False), ("n2", True)])

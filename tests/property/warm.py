@@ -220,7 +220,7 @@ class Warm(Attempted):
             isolation, idle_at = model.holders.pop(holder), model.idle_at
             dealt = model.gpus.dealt.pop(holder, None)
             job = model.startable(self.now)
-            suits = job and pod.suits(job.isolation, job.tenant, job.time_limit)
+            suits = job and pod.suits(job.isolation, job.tenant, job.plan)
             good = job and suits and model.fits(job, before, gpu, reuses, self.now)
             model.holders[holder], model.idle_at = isolation, idle_at
             if dealt is not None:
@@ -232,7 +232,7 @@ class Warm(Attempted):
         if not reuses:
             model.pods.forget(process.instance)
         job = model.startable(self.now)
-        suits = job and pod.suits(job.isolation, job.tenant, job.time_limit)
+        suits = job and pod.suits(job.isolation, job.tenant, job.plan)
         failed = not reuses and gpu in model.gpus.failed
         if job is None or failed or not suits or not model.fits(job, before, gpu, reuses, self.now):
             first = model.first_of(before)

@@ -55,6 +55,7 @@ class Watcher:
     unserved_jobs = {"a100": 1}
     unowned_slots = {("t4", "north"): 8}
     silent_attempts = {("t4", "node-a"): 1}
+    served_elsewhere = {"t4": "north"}
 
 
 def told(*collectors: Any) -> dict[str, Metric]:

@@ -125,6 +125,14 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"{name}: {slots} slots are held by attempts of {owner}, which has no live dispatcher",
             "start its dispatchers; if its cluster is gone or renamed: gpuqueue adopt " + owner,
         )
+    for name, (owner, others) in Owners(state.client).by_node().items():
+        yield Check(
+            "clusters",
+            Level.FAIL,
+            f"{name}: dispatchers of {owner} and {', '.join(others)} serve it by node;"
+            f" {owner} alone starts its jobs",
+            "give each cluster classes with their own names: domain='node' has the nodes of one",
+        )
     for name in state.reader.classes():
         for place in stored.set_aside(stored.of(state.client, name)):
             yield Check(

@@ -7,14 +7,15 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, open_state
+from gpuqueue.cli.view.top_text import plain
 from gpuqueue.model.names import INTERNAL
 from gpuqueue.model.usage import DAY, HOUR, Had, Report, Sums, Use, report, rounded
 from gpuqueue.store.usage import Usage
@@ -28,6 +29,8 @@ KEYS: dict[str, Callable[[Use | Had], str]] = {
 }
 _AGO = re.compile(r"(\d{1,5})(m|h|d)")
 _UNITS = {"m": 60_000_000, "h": HOUR, "d": DAY}
+#: How a cell begins that a spreadsheet takes for a formula.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 #: Characters of a name in the table.
 _WIDTH = 23
 _COLUMNS = (
@@ -63,15 +66,15 @@ class Moment(click.ParamType[Callable[[int], int]]):
             return lambda now: max(0, (now - length) // whole * whole)
         try:
             then = datetime.fromisoformat(value)
-        except ValueError:
+            then = then.astimezone(UTC) if then.tzinfo else then.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             self.fail(
                 f"{value!r} is no time; use a date (2026-11-30), a time (2026-11-30T12:00, in"
                 " UTC), how long ago (12h, 7d), or all",
                 param,
                 ctx,
             )
-        then = then if then.tzinfo else then.replace(tzinfo=UTC)
-        micros = round((then - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1_000_000
+        micros = (then - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         return lambda now: max(0, micros)
 
 
@@ -117,10 +120,7 @@ def usage(
     if as_json:
         render.emit({"since": _iso(window.since), "until": _iso(window.until), "by": by, **found})
     elif as_csv:
-        writer = csv.DictWriter(sys.stdout, (by, *_COLUMNS), lineterminator="\n")
-        writer.writeheader()
-        for line in found["lines"]:
-            writer.writerow({name: line[name] for name in (by, *_COLUMNS)})
+        write_csv(found, by, sys.stdout)
     else:
         show(found, by, window)
     if lost:
@@ -143,10 +143,10 @@ def collect(
         (one for each in books for one in each.had(window.since, window.until)),
         KEYS[by],
     )
-    return _shown(made, by), sum(each.lost for each in books)
+    return shown(made, by), sum(each.lost for each in books)
 
 
-def _shown(made: Report, by: str) -> dict[str, Any]:
+def shown(made: Report, by: str) -> dict[str, Any]:
     """Return a report whose rounded numbers add up."""
     names = sorted(made.lines, key=lambda name: _order(by, name, made.lines[name]))
     lines = [made.lines[name] for name in names]
@@ -213,6 +213,15 @@ def _money(millionths: int, priced: bool) -> str | None:
     return _decimal(millionths) if priced else None
 
 
+def write_csv(found: dict[str, Any], by: str, file: TextIO) -> None:
+    """Write the lines of a report. A name that spreadsheets would compute begins with ``'``."""
+    writer = csv.DictWriter(file, (by, *_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    for line in found["lines"]:
+        name = f"'{line[by]}" if line[by].startswith(_FORMULAS) else line[by]
+        writer.writerow({by: name, **{column: line[column] for column in _COLUMNS}})
+
+
 def show(found: dict[str, Any], by: str, window: Window) -> None:
     """Print the report for people, in 80 columns."""
     total = found["total"]
@@ -236,6 +245,7 @@ def show(found: dict[str, Any], by: str, window: Window) -> None:
 
 
 def _row(name: str, cells: list[str]) -> str:
+    name = plain(name)
     if len(name) > _WIDTH:
         name = f"{name[: _WIDTH - 1]}…"
     widths = (8, 10, 8, 9, 9, 7)

@@ -42,6 +42,11 @@ class Leadership(Protocol):
         """(class, node) → attempts that hold a slot on a node that does not answer."""
         ...
 
+    @property
+    def served_elsewhere(self) -> Mapping[str, str]:
+        """Class → the other cluster whose dispatchers alone start its jobs."""
+        ...
+
 
 class DispatcherCollector(Collector):
     """Collects the metrics of one dispatcher."""
@@ -96,3 +101,12 @@ class DispatcherCollector(Collector):
         for place, number in self._watcher.silent_attempts.items():
             silent.add_metric(place, number)
         yield silent
+        elsewhere = GaugeMetricFamily(
+            "gpuqueue_class_served_elsewhere",
+            "Whether a class has the nodes of another cluster (owner) as its domains, so that this"
+            " one starts none of its jobs. Only leaders report it.",
+            labels=("gpu_class", "owner"),
+        )
+        for labels in self._watcher.served_elsewhere.items():
+            elsewhere.add_metric(labels, 1)
+        yield elsewhere

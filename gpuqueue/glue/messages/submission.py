@@ -60,6 +60,19 @@ class Submission:
     needs_app: bool
     signed: bool
 
+    def planned_limit(self, gpu_class: GpuClass, declared: float | None) -> float | None:
+        """Return the limit by which the end of the job is planned, in seconds, if that is not the
+        time limit of its record: its task overrides the default of the class. 0: it is not known.
+
+        ``declared``: the limit that the task has in the code of its application; 0: none; None:
+        not known.
+        """
+        if self.time_limit or self.container is not None or declared == 0:
+            return None
+        if declared is None:
+            return 0.0
+        return min(declared, gpu_class.max_time_limit or declared)
+
     def job(self, gpu_class: GpuClass, isolation: str) -> Job:
         """Return the job, once its class and isolation are chosen. What the request leaves open,
         the class decides: its time limit, and how long its pod waits.
@@ -83,7 +96,9 @@ class Submission:
             image=self.image,
             gpus=0 if self.request.gpus == 1 else self.request.gpus or 0,
             reuse=self.request.reuse or 0,
-            warm=0 if self.container else float(gpu_class.warm_seconds if asked is None else asked),
+            warm=0
+            if self.container is not None
+            else float(gpu_class.warm_seconds if asked is None else asked),
             container=self.container,
             memory=self.request.memory,
             group=self.group,

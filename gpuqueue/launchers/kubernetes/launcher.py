@@ -242,6 +242,11 @@ class KubernetesLauncher:
         """(class, node) → attempts that hold a slot on a silent node."""
         return self._namespaces.silent
 
+    @property
+    def elsewhere(self) -> Mapping[str, str]:
+        """Class → the other cluster whose nodes are its domains."""
+        return self._namespaces.elsewhere
+
     def check(self, now: float) -> None:
         """Record what attempts wait for, and give up those whose clock ran out."""
         self._namespaces.check(now)

@@ -76,6 +76,7 @@ class LocalLauncher:
     #: Each one may import the application, and the jobs need the CPU of a GPU machine.
     finishers = 2
     silent: Mapping[tuple[str, str], int] = MappingProxyType({})
+    elsewhere: Mapping[str, str] = MappingProxyType({})
     unknown: Collection[str] = ()
 
     def __init__(

@@ -18,7 +18,7 @@ local function write()
   if is_another(job, context.claimed) then return 0 end
   if context.claimed then recall(job, context.claimed) end
   if job.state ~= 'running' or job.timed_out then return 0 end
-  job.time_limit = limit_of(job, context.seconds)
+  job.time_limit, job.planned_limit = limit_of(job, context.seconds), nil
   job.loading, job.if_lost, job.earlier = nil, context.if_lost, context.earlier
   for _, name in ipairs(job.places or {}) do
     if place_kind(name) == 'application' then succeed_at(name, holder_of(job)) end

@@ -12,7 +12,6 @@
 --   absent: seconds without a call after which a class without holders was not there meanwhile
 -- Answer: 1 if the capacity has changed, else 0
 --! clock counts records slots domains accounting
-local micros, whole = accounting.micros, accounting.whole
 local DAY, OTHER = 86400000000, 'other'
 local today = math.floor(micros(now) / DAY)
 -- How many days, or entries, one call forgets at most.
@@ -97,7 +96,7 @@ local function sum_up(capacity, from, to)
   while from < to do
     local day = math.floor(from / DAY)
     local length = math.min(to, (day + 1) * DAY) - from
-    local sums = { '0', whole(length * capacity.domains), '0' }
+    local sums = { '0', digits(length * capacity.domains), '0' }
     merge(day_key(day), '#had', cjson.encode({ [capacity.price or '-'] = sums }))
     from = from + length
   end
@@ -119,8 +118,7 @@ end
 
 local held = { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
 local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
-local raw, seen = known[1], tonumber(known[2])
-local current = decoded(raw)
+local current, seen = decoded(known[1]), tonumber(known[2])
 
 -- No dispatcher was there for long, and nothing ran: the class had nothing meanwhile.
 local away = seen and micros(now) - seen > context.absent * 1000000
@@ -129,16 +127,14 @@ if current and away and held.shared + held.exclusive == 0 then
   -- Its nodes may have been listed already, before this call.
   local back = tonumber(current.at) > seen + SEEN_EACH * 1000000
   local at = math.max(seen, last, back and 0 or tonumber(current.at))
-  local none = { at = whole(at), domains = 0, shared = 0, exclusive = 0 }
+  local none = { at = digits(at), domains = 0, shared = 0, exclusive = 0 }
   redis.call('ZREMRANGEBYSCORE', K.capacity, at, at)
   local text = cjson.encode(none)
   redis.call('ZADD', K.capacity, at, text)
-  if not back then
-    raw, current = text, none
-  end
+  if not back then current = none end
 end
-if not seen or micros(now) - seen >= SEEN_EACH * 1000000 then
-  redis.call('HSET', K.usage, '#seen', whole(micros(now)))
+if not seen or math.abs(micros(now) - seen) >= SEEN_EACH * 1000000 then
+  redis.call('HSET', K.usage, '#seen', digits(micros(now)))
 end
 
 local wanted = { domains = context.domains, price = context.price, rows = context.rows }
@@ -151,11 +147,12 @@ local function at_least(given, number)
 end
 wanted.shared = at_least(context.shared, held.shared)
 wanted.exclusive = at_least(context.exclusive, held.exclusive)
-local changed = not current
+-- What was noted while the clock of Redis was ahead holds from now on, not from then.
+local changed = not current or tonumber(current.at) > micros(now)
 for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do
   if current and current[field] ~= wanted[field] then changed = true end
 end
-if changed then domain.set_capacity(wanted, raw) end
+if changed then domain.set_capacity(wanted) end
 
 if tonumber(known[3]) ~= today or known[4] then archive() end
 forget_days()

@@ -6,7 +6,6 @@
 --         {entry (JSON), time...} of the history, {entry (JSON) of each attempt that holds a
 --         slot...}, when the last slot was freed ('0': none was)}
 --! clock counts records slots accounting
-local micros, whole = accounting.micros, accounting.whole
 local running = {}
 for _, isolation in ipairs({ 'shared', 'exclusive' }) do
   local found = redis.call('ZRANGE', K['holders_' .. isolation], 0, -1, 'WITHSCORES')
@@ -19,7 +18,7 @@ for _, isolation in ipairs({ 'shared', 'exclusive' }) do
       local since = tonumber(found[i + 1])
       local entry = accounting.entry_of(job, current, found[i], number, since, isolation)
       for _, field in ipairs({ 'start', 'stop', 'waited' }) do
-        entry[field] = whole(entry[field])
+        entry[field] = digits(entry[field])
       end
       running[#running + 1] = cjson.encode(entry)
     end
@@ -32,7 +31,7 @@ if context.since then
     redis.call('ZRANGEBYSCORE', K.history, context.since, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 end
 return {
-  whole(micros(now)),
+  digits(micros(now)),
   redis.call('HGETALL', K.usage),
   redis.call('ZRANGE', K.capacity, 0, -1),
   entries,

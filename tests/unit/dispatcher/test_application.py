@@ -10,6 +10,8 @@ import pytest
 from celery import Celery
 
 from gpuqueue.dispatcher.application import Application
+from gpuqueue.glue import profile as profiles
+from gpuqueue.glue.profile import profile_of
 from gpuqueue.model.profile import Profile, place_of, places_of
 
 OWN = Profile((0, 3, 6, 9), ":", "", place_of("redis://localhost/0", ""), "redis", "json")
@@ -70,6 +72,38 @@ def test_what_the_operator_said_otherwise_is_an_error(
         learning.known.learn(other if told else replace(OWN, prefix="theirs"))
     assert "set GPUQUEUE_BROKER_TRANSPORT_OPTIONS to what the application has" in caplog.text
     assert (learning.options, learning.again) == ({"visibility_timeout": 60}, 0)
+
+
+def declared() -> None:
+    pass
+
+
+def test_limits_of_tasks_are_those_of_the_image_that_a_job_asks_for() -> None:
+    shop = Celery("shop", set_as_current=False)
+    shop.conf.task_time_limit = 50
+    shop.task(shared=False, name="train", time_limit=7)(declared)
+    shop.task(shared=False, name="serve")(declared)
+    learning = Learning()
+    limit_of = learning.known.limit_of
+    assert limit_of("train") is None
+    learning.profiles.keep("shop", "", profile_of(shop).described())
+    learning.profiles.keep("shop", "shop:old", OWN.described())
+    learning.known.look()
+    assert (limit_of("train"), limit_of("serve")) == (7.0, 50.0)
+    assert limit_of("train", "shop:new") is limit_of("train", "shop:old") is None
+    learning.known.learn(replace(OWN, time_limits={}))
+    assert limit_of("train") == 0.0, "it declares none"
+
+
+def test_more_limits_than_a_profile_may_have_are_not_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profiles, "MOST_LIMITS", 1)
+    shop = Celery("shop", set_as_current=False)
+    shop.task(shared=False, name="one", time_limit=1)(declared)
+    assert profile_of(shop).limit_of("one") == 1.0
+    shop.task(shared=False, name="two", time_limit=2)(declared)
+    assert profile_of(shop).limit_of("one") is profile_of(shop).limit_of("any") is None
 
 
 def test_results_elsewhere_are_the_application_s_to_write() -> None:

@@ -63,6 +63,19 @@ def test_a_job_has_the_chosen_class_and_the_values_of_its_message() -> None:
     assert (job.ignore_result, job.needs_app, job.signed) == (True, False, False)
 
 
+@pytest.mark.parametrize(
+    ("declared", "planned"), [(None, 0.0), (0.0, None), (30.0, 30.0), (90.0, 60.0)]
+)
+def test_the_limit_of_a_task_counts_where_its_message_has_none(
+    declared: float | None, planned: float | None
+) -> None:
+    a100 = GpuClass("a100", default_time_limit=10.0, max_time_limit=60.0)
+    assert read(message()).planned_limit(a100, declared) == planned
+    assert read(message(timelimit=[5, None])).planned_limit(a100, declared) is None
+    container = read(message("tool:1", task=CONTAINER_TASK))
+    assert container.planned_limit(a100, declared) is None, "it has no code that declares one"
+
+
 def test_errbacks_and_chords_need_the_application() -> None:
     assert read(message(embed={"errbacks": [{}]})).needs_app
     assert read(message(embed={"chord": {}})).needs_app

@@ -28,7 +28,7 @@ USED = {
     | {"gpus", "all_devices"},
     Use.ANNOTATION: ADOPTED
     | {"time_limit", "task", "name", "tenant", "retries", "nesting", "image", "warm", "reuse"}
-    | {"max_time_limit", "away_until", "domain", "origin", "gpus"},
+    | {"max_time_limit", "planned_limit", "away_until", "domain", "origin", "gpus"},
     Use.ATTEMPT: GPU
     | CONTAINER
     | {"token", "instance", "worker", "device", "launched", "started", "timed_out", "wait"}

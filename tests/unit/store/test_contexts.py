@@ -53,6 +53,7 @@ ANSWERS: dict[str, Any] = {
     "set_tenants": [1, 1],
     "why": None,
     "note_capacity": 1,
+    "domains": [0, ""],
     "used": ["0", [], [], [], [], "0"],
 }
 
@@ -127,7 +128,7 @@ def every_call() -> RecordingRedis:
     line.cancel("t4", "j")
     line.tick("t4")
     line.set_nodes(T4, {"node": {"shared": 1, "exclusive": 0}}, more=2)
-    line.set_nodes(T4, None)
+    line.set_nodes(T4, None, owner="north")
     line.set_aside("t4", "holders_shared", "none")
     Turns(redis, line).take([T4])
     line.finish_claim("t4", "j", "finisher", 15)

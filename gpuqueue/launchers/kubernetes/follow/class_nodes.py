@@ -21,6 +21,7 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.status.nodes import more_nodes, slots_of, slots_of_nodes
 from gpuqueue.steps import Steps
+from gpuqueue.store.owners import ServedElsewhere
 from gpuqueue.store.passing import passes
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class ClassNodes:
         observations: where the nodes of a class are written.
         classes: the classes, by name.
         pod_of: returns the spec of a pod of a class.
+        owner: the name of the cluster.
     """
 
     def __init__(
@@ -50,23 +52,28 @@ class ClassNodes:
         observations: Observations,
         classes: Mapping[str, GpuClass],
         pod_of: Callable[[GpuClass], Mapping[str, Any]],
+        owner: str,
     ) -> None:
         self._api = api
         self._observations = observations
         self._by_node = {name: each for name, each in classes.items() if each.domain == NODE}
         self._others = [each for each in classes.values() if each.domain != NODE]
         self._pod_of = pod_of
+        self._owner = owner
         self._steps = Steps(passes)
         self._known: dict[str, Slots] = {}
         self._left: dict[str, dict[str, float]] = {}  # class → node → since when it is gone
         self._told: dict[str, str] = {}  # class → why its nodes are unknown, as it was logged
         self._looked = float("-inf")
-        self._begun = False
+        self._settled: set[str] = set()  # classes that have no nodes any more
+        self.elsewhere: dict[str, str] = {}
+        """Class → the other cluster whose nodes are its domains."""
 
     def forget(self) -> None:
         """Begin again: another dispatcher has led meanwhile, or leads from now on."""
         self._known, self._left = {}, {}
-        self._looked, self._begun = float("-inf"), False
+        self._looked = float("-inf")
+        self._settled, self.elsewhere = set(), {}
 
     def is_gone(self, gpu_class: str, node: str) -> bool:
         """Whether the latest look has not found a node of a class; False: none was possible, or the
@@ -83,14 +90,14 @@ class ClassNodes:
         now = time.monotonic()
         if now - self._looked < (LOOKS_AGAIN if short_of_room else LOOKS_EVERY):
             return
-        if not self._begun:
-            for each in self._others:  # it may have had nodes before
+        for each in self._others:  # it may have had nodes before
+            if each.name not in self._settled:
                 self._steps.run("nodes", partial(self._keep, each, None), None, where=each.name)
         lists: dict[str, list[Node]] = {}
         for each in self._by_node.values():
             look = partial(self._look, each, lists)
             self._steps.run("nodes", look, None, where=each.name)
-        self._looked, self._begun = now, True  # again soon if Redis is away
+        self._looked = now  # again soon if Redis is away
 
     def _look(self, gpu_class: GpuClass, lists: dict[str, list[Node]]) -> None:
         if gpu_class.nodes:
@@ -113,7 +120,15 @@ class ClassNodes:
         self._keep(gpu_class, found, more_nodes(gpu_class, lists[selector]))
 
     def _keep(self, gpu_class: GpuClass, slots: Slots | None, more: int = 0) -> None:
-        self._observations.set_nodes(gpu_class, slots, more)
+        try:
+            self._observations.set_nodes(gpu_class, slots, more, self._owner)
+        except ServedElsewhere as exc:
+            if self.elsewhere.get(gpu_class.name) != exc.owner:
+                logger.error("%s", exc, extra={"action": "nodes_elsewhere"})
+            self.elsewhere = {**self.elsewhere, gpu_class.name: exc.owner}
+            return
+        self._settled.add(gpu_class.name)
+        self.elsewhere = {k: v for k, v in self.elsewhere.items() if k != gpu_class.name}
         before = self._known.get(gpu_class.name)
         if slots is not None and slots != before:
             without = "no node: no job starts" if not more else "no node"

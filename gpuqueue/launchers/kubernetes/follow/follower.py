@@ -80,8 +80,12 @@ class Follower:
         self._observations = observations
         self.sight = Sight(lambda: api.look())
         self.pods = Pods(api, selector, self._on_pod, settings, self.sight)
-        self._nodes = ClassNodes(
-            api, observations, classes, lambda each: sample_pod(each, settings, common)
+        self.nodes = ClassNodes(
+            api,
+            observations,
+            classes,
+            lambda each: sample_pod(each, settings, common),
+            common.owner,
         )
         self._clocks = PodClocks(
             api,
@@ -91,7 +95,7 @@ class Follower:
             common.grace_seconds,
             self._attempt_of,
             classes,
-            self._nodes.is_gone,
+            self.nodes.is_gone,
         )
         claim_within = settings.claim_within(common.start_timeout)
         self._suspensions = Suspensions(api, observations, claim_within, self._attempt_of)
@@ -123,7 +127,7 @@ class Follower:
     def lead(self, leads: bool) -> None:
         """Start to follow the pods, or leave that to another dispatcher."""
         self._silent.forget()
-        self._nodes.forget()
+        self.nodes.forget()
         if leads:
             self._ended_pods.clear()
             self._listed_at = float("-inf")
@@ -199,7 +203,7 @@ class Follower:
         silence = Silence(nodes, self._settings.node_silent_seconds, now)
         waiting = self.pods.pending()
         entries = self.pods.snapshot() if nodes or self._clocks.silent() else waiting
-        self._nodes.check(any(each.status.wait == WaitReason.UNSCHEDULABLE for each in waiting))
+        self.nodes.check(any(each.status.wait == WaitReason.UNSCHEDULABLE for each in waiting))
         self._clocks.check(self._suspensions.check(entries, now), now, silence)
         self._silent.check(entries, silence)
         self._kept_pods.check()

@@ -132,6 +132,14 @@ class Namespaces:
             count.update(each.silent)
         return count
 
+    @property
+    def elsewhere(self) -> Mapping[str, str]:
+        """Class → the other cluster whose nodes are its domains."""
+        found: dict[str, str] = {}
+        for each in self._followers.values():
+            found |= each.nodes.elsewhere
+        return found
+
     # -- stop --------------------------------------------------------------------------------------
 
     def stop(self, instance: str) -> bool:

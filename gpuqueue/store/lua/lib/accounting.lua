@@ -2,7 +2,7 @@
 -- clock, counts, records, slots. WASTED, the reasons of attempts that do not count, comes from
 -- model/reasons.py.
 --
--- Times and durations are whole microseconds, kept as texts: JSON of Redis has 14 digits.
+-- Times and durations are whole microseconds; see records.
 --   K.history: entry (JSON) by the time at which its slot was freed.
 --   K.capacity: {at, domains, shared, exclusive, price} (JSON) by the time from which it holds; of
 --     nodes also written where their list changes (see domains).
@@ -26,14 +26,6 @@ do
   -- How many run times of a task are kept, and of how many tasks.
   local MOST_RUNS, MOST_TASKS = 32, 512
 
-  local function micros(seconds)
-    return math.floor(seconds * 1000000 + 0.5)
-  end
-
-  local function whole(number)
-    return string.format('%.0f', number)
-  end
-
   -- The sum of two whole numbers of any length, as texts.
   local function plus(one, other)
     local low = tonumber(string.sub(one, -9)) + tonumber(string.sub(other, -9))
@@ -41,7 +33,7 @@ do
     for _, text in ipairs({ one, other }) do
       high = high + (tonumber(string.sub(text, 1, -10)) or 0)
     end
-    if high == 0 then return whole(low) end
+    if high == 0 then return digits(low) end
     return string.format('%.0f%09.0f', high, low % 1000000000)
   end
 
@@ -111,7 +103,7 @@ do
     if tonumber(current.at) <= start then return { current } end
     local found = {}
     local from = redis.call('ZRANGE', K.capacity, start, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)
-    local log = redis.call('ZRANGE', K.capacity, '(' .. whole(start), '+inf', 'BYSCORE')
+    local log = redis.call('ZRANGE', K.capacity, '(' .. digits(start), '+inf', 'BYSCORE')
     table.insert(log, 1, from[1])
     for i = #log, 1, -1 do
       local each = decoded(log[i])
@@ -126,7 +118,7 @@ do
   -- What a slot is a share of, and its price. Before the capacity was noted, neither is known.
   local function terms_at(capacity, isolation)
     if not capacity then return '0 -' end
-    return whole(capacity[isolation] or 0) .. ' ' .. (capacity.price or '-')
+    return digits(capacity[isolation] or 0) .. ' ' .. (capacity.price or '-')
   end
 
   -- The time from `from` to `to` by its terms. Answer: terms -> microseconds, the last terms, and
@@ -205,8 +197,8 @@ do
       local parts, final, more = parts_of(known, entry.isolation, from, to)
       for terms, length in pairs(parts) do
         local ends = day == last and terms == final
-        local waited = ends and whole(entry.waited) or '0'
-        accounting.add_to(row, terms, ends and '1' or '0', whole(length * number), waited)
+        local waited = ends and digits(entry.waited) or '0'
+        accounting.add_to(row, terms, ends and '1' or '0', digits(length * number), waited)
       end
       seconds = seconds + more * number
       changed[#changed + 1] = asked[at + pick]
@@ -227,7 +219,7 @@ do
     local share = current and current[entry.isolation]
     local kept = { slots = share and share > 0 and share or nil }
     for field, value in pairs(entry) do kept[field] = value end
-    for _, field in ipairs({ 'start', 'stop', 'waited' }) do kept[field] = whole(entry[field]) end
+    for _, field in ipairs({ 'start', 'stop', 'waited' }) do kept[field] = digits(entry[field]) end
     kept.counted = entry.counted and 1 or 0
     redis.call('ZADD', K.history, entry.stop, cjson.encode(kept))
   end
@@ -269,6 +261,4 @@ do
     end
     if entry.began then pcall(keep_run_time, entry) end
   end
-
-  accounting.micros, accounting.whole = micros, whole
 end

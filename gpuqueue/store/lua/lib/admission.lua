@@ -63,7 +63,7 @@ end
 -- does not move with it.
 function domain.ends_in_time(v)
   local job = load(v.shared)
-  local limit = job and job.time_limit
+  local limit = job and domain.planned_limit(job)
   return limit and now + limit <= v.until_idle or false
 end
 
@@ -346,6 +346,7 @@ end
 -- decision depends on; nil if none can start, or the budget is used up.
 local function startable(ask, budget)
   local spec, kept = ask.spec, false
+  if domain.is_elsewhere(spec) then return nil end
   while true do
     local v = look(spec)
     local changed = v.unkept

@@ -25,6 +25,7 @@ local function begin(job, process)
   job.state = 'running'
   job.instance, job.worker, job.started = process.instance, process.worker, process.started
   job.time_limit, job.if_lost = limit_of(job, process.time_limit), process.if_lost
+  if process.loaded then job.planned_limit = nil end
   job.earlier = process.earlier
   redis.call('ZREM', K.launching, holder)
   -- The import of the application may hang, and only the application knows the limits of its task.

@@ -19,9 +19,15 @@
 -- they are not whole: an older version frees a slot without them. A holder whose domain is not yet
 -- known is in the one without a name: it may be anywhere.
 
+-- Field `nodes_of` of the gate: the cluster whose nodes the domains are. Dispatchers of another
+-- one start no job of the class, and their nodes do not count, while any of its dispatchers lives.
+
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
 local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '' }
+
+-- Seconds without terms after which a cluster is gone: its dispatchers may restart.
+domain.GONE_AFTER = 60
 
 function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
@@ -47,6 +53,18 @@ function domain.holders(name, isolation)
   return redis.call('ZCARD', domain.key(isolation, name))
 end
 
+-- The cluster whose nodes the domains are, if that is not `own`; nil: it is, or none is known.
+function domain.other_cluster(own)
+  local owner = own and redis.call('HGET', K.gate, 'nodes_of')
+  return owner and owner ~= own and owner or nil
+end
+
+-- Whether dispatchers of a cluster serve the class.
+function domain.lives(owner)
+  local terms = decoded(redis.call('HGET', K.terms, owner))
+  return terms and (tonumber(terms['until']) or 0) > now - domain.GONE_AFTER or false
+end
+
 function domain.is_held(name)
   return domain.holders(name, 'shared') + domain.holders(name, 'exclusive') > 0
 end
@@ -59,6 +77,12 @@ function domain.put(what, name, score)
   end
 end
 
+-- Whether a holder of the other isolation may be in any domain.
+function domain.may_meet_other(isolation)
+  local other = isolation == 'shared' and 'exclusive' or 'shared'
+  return domain.holders(domain.NOWHERE_YET, other) > 0
+end
+
 -- When the last holder of an isolation ends, as its limit says.
 function domain.last_end(name, isolation)
   local last = redis.call('ZRANGE', domain.key(isolation, name), -1, -1, 'WITHSCORES')
@@ -66,14 +90,12 @@ function domain.last_end(name, isolation)
 end
 
 -- Note a capacity that holds from now on: domains, shared, exclusive, price?, rows; see accounting.
--- `raw`: the newest one, as it was written.
-function domain.set_capacity(entry, raw)
-  local before = decoded(raw)
-  local at = math.max(math.floor(now * 1000000 + 0.5), before and tonumber(before.at) or 0)
-  if before and tonumber(before.at) == at then redis.call('ZREM', K.capacity, raw) end
-  entry.at = string.format('%.0f', at)
+-- Of a time that has not come, none holds: the clock of Redis was ahead.
+function domain.set_capacity(entry)
+  entry.at = digits(micros(now))
   local text = cjson.encode(entry)
-  redis.call('ZADD', K.capacity, at, text)
+  redis.call('ZREMRANGEBYSCORE', K.capacity, entry.at, '+inf')
+  redis.call('ZADD', K.capacity, entry.at, text)
   redis.call('HSET', K.usage, '#now', text)
 end
 
@@ -89,22 +111,20 @@ end
 
 -- Note how many domains there are from now on. A class whose capacity was not noted yet has none.
 function domain.note_total(total)
-  local raw = redis.pcall('HGET', K.usage, '#now')
-  local current = decoded(raw)
+  local current = decoded(redis.pcall('HGET', K.usage, '#now'))
   if not current or current.domains == total then return end
   current.domains = total
-  pcall(domain.set_capacity, current, raw) -- a damaged key keeps no slot from being freed
+  pcall(domain.set_capacity, current) -- a damaged key keeps no slot from being freed
 end
 
 -- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
 function domain.widen(isolation)
-  local raw = redis.call('HGET', K.usage, '#now')
-  local current = decoded(raw)
+  local current = decoded(redis.call('HGET', K.usage, '#now'))
   if not current or (current.domains or 0) == 0 then return end
   local each = math.ceil(slots.used(isolation) / current.domains)
   if (current[isolation] or 0) < each then
     current[isolation] = each
-    domain.set_capacity(current, raw)
+    domain.set_capacity(current)
   end
 end
 
@@ -176,8 +196,15 @@ function domain.ends(name)
   return score < domain.NO_END and score or nil
 end
 
+-- The limit by which the end of a job is planned; nil: it has none, or it is not known yet.
+function domain.planned_limit(job)
+  local limit = job.planned_limit or job.time_limit
+  return limit ~= 0 and limit or nil
+end
+
 function domain.planned_end(job, since)
-  return job.time_limit and since + job.time_limit or domain.NO_END
+  local limit = domain.planned_limit(job)
+  return limit and since + limit or domain.NO_END
 end
 
 -- `number`: of its slots.

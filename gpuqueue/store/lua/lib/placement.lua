@@ -86,6 +86,14 @@ function domain.forget()
   domain.keep_only({})
   domain.note_total(1)
   redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until', 'scale', 'new_node')
+  redis.call('HDEL', K.gate, 'nodes_of')
+end
+
+-- Whether another cluster starts the jobs of the class: its nodes are the domains. People, who
+-- start none, name neither a cluster nor a host.
+function domain.is_elsewhere(spec)
+  local other = domain.other_cluster(spec.owner or spec.host and '')
+  return other and (spec.domain == 'node' or domain.lives(other)) or false
 end
 
 -- What the domains of a class with GPUs follow from, as text.
@@ -112,6 +120,7 @@ function domain.keep(spec, known, running)
     end
     domain.set(spec, domains)
     redis.call('HSET', K.gate, 'domains', domain.signature(spec))
+    redis.call('HDEL', K.gate, 'nodes_of')
   elseif not domain.are_whole(running) then
     domain.place_holders(spec)
   else
@@ -136,7 +145,7 @@ function domain.last_declared_end()
     local job = load(delivery_of(holder) or '')
     if not job or holder_of(job) ~= holder then return nil end
     local ended = job.state == 'ended'
-    if not (ended or job.time_limit) then return nil end
+    if not (ended or domain.planned_limit(job)) then return nil end
     local ends = ended and now or domain.planned_end(job, job.started or job.admitted or now)
     last = math.max(last, ends)
   end
@@ -146,8 +155,7 @@ end
 -- Whether a job of an isolation may start in a domain: it has slots for it, and none of the other
 -- isolation is there, or may be. `number`: of the slots that the job needs; nil: one.
 function domain.takes(name, isolation, number)
-  local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return false end
+  if domain.may_meet_other(isolation) then return false end
   local free = tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0)
   return free % UNBOUND.later >= (number or 1)
 end
@@ -195,8 +203,7 @@ end
 -- an exclusive job needs, nil: one. Answer: its name; nil: none takes the job now; and whether one
 -- would, were it not set aside or drained.
 function domain.pick(spec, isolation, job, drained, number)
-  local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return nil end
+  if domain.may_meet_other(isolation) then return nil end
   local avoid = job and job.avoid or {}
   local most = domain.enough(2 + #avoid) -- all but the drained one and these
   local found = domain.with_room(isolation, number or 1, most)

@@ -11,6 +11,15 @@ local function decoded(text)
   return type(value) == 'table' and value or nil
 end
 
+-- Times and durations of accounts are whole microseconds, as texts: JSON of Redis has 14 digits.
+local function micros(seconds)
+  return math.floor(seconds * 1000000 + 0.5)
+end
+
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
 -- A text of some bytes, without the rest of a character that was cut.
 local function shortened(text, most)
   local kept = string.sub(text, 1, most)

@@ -52,6 +52,7 @@ function domain.bind(job, node)
   local own, holder = job.domain, holder_of(job)
   local waits = domain.is_unbound(own)
   if own == node or not (waits or job.origin) or domain.of(holder) ~= own then return false end
+  if domain.other_cluster(job.owner) then return false end
   if domain.is_held(node) then return job.state == 'launching' end
   local of_node, origin = domain.slots(node) or domain.of_new_node(), waits and own or job.origin
   of_node.origin, of_node.waits = origin, nil

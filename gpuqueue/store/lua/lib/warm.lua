@@ -1,4 +1,4 @@
--- An instance that runs several attempts, one after the other. Needs clock, records.
+-- An instance that runs several attempts, one after the other. Needs clock, records, domains.
 
 -- The record of its first attempt, which names the last one; nil: it is forgotten.
 local function first_of(job)
@@ -70,7 +70,9 @@ local function suits(job, instance)
     if job[field] ~= instance[field] then return false end
   end
   if job.container then return false end
-  local limit = job.time_limit or math.huge
+  local limit = domain.planned_limit(job)
+    or job.planned_limit and job.max_time_limit -- its task may declare any up to that
+    or math.huge
   if instance.longest and limit > instance.longest then return false end
   for _, name in ipairs(job.avoid or {}) do
     if name == instance.node then return false end

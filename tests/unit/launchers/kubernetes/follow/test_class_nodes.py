@@ -17,6 +17,7 @@ from gpuqueue.launchers.kubernetes.follow.class_nodes import ClassNodes
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.sample import sample_pod
 from gpuqueue.settings.kubernetes import ClusterSettings
+from gpuqueue.store.owners import ServedElsewhere
 
 T4 = GpuClass("t4", shared_slots=8, exclusive_slots=1, domain="node", node_selector={"zone": "x"})
 WHOLE = GpuClass("whole", shared_slots=8, exclusive_slots=1)
@@ -47,6 +48,8 @@ class World:
     asked: list[str] = field(default_factory=list)
     set: list[tuple[str, Mapping[str, Any] | None]] = field(default_factory=list)
     more: int = 0
+    elsewhere: str = ""
+    """The other cluster that serves the classes."""
     now: float = 0.0
 
     def __post_init__(self) -> None:
@@ -55,7 +58,9 @@ class World:
         settings = ClusterSettings(node_selector_key="gpu", node_selector_value="yes")
         common = ManifestContext("gpus", "us", None, "INFO", 60, 5, 60, 60)
         by_name = {each.name: each for each in self.classes}
-        self.of_class = ClassNodes(me, me, by_name, lambda each: sample_pod(each, settings, common))
+        self.of_class = ClassNodes(
+            me, me, by_name, lambda each: sample_pod(each, settings, common), "south"
+        )
 
     def list_nodes(self, selector: str = "") -> list[Node]:
         self.asked.append(selector)
@@ -63,7 +68,11 @@ class World:
             raise self.refuses
         return self.nodes
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Mapping[str, Any] | None, more: int) -> None:
+    def set_nodes(
+        self, gpu_class: GpuClass, nodes: Mapping[str, Any] | None, more: int, owner: str
+    ) -> None:
+        if self.elsewhere:
+            raise ServedElsewhere(gpu_class.name, self.elsewhere, owner)
         self.set.append((gpu_class.name, nodes))
         self.more = more
 
@@ -191,3 +200,19 @@ def test_a_class_without_nodes_is_one_domain_again(monkeypatch: pytest.MonkeyPat
     world.check()
     world.check(15)
     assert (world.set, world.asked) == ([("whole", None)], [])
+
+
+@pytest.mark.parametrize("classes", [(T4,), (WHOLE,)])
+def test_a_class_of_another_cluster_is_tried_again_until_it_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, classes: tuple[GpuClass, ...]
+) -> None:
+    world, name = World(monkeypatch, classes, elsewhere="north"), classes[0].name
+    for _ in range(2):
+        assert world.check(20) is None
+    assert world.of_class.elsewhere == {name: "north"}
+    assert not world.of_class.is_gone(name, "a"), "its pods here are as they were"
+    assert caplog.text.count("north, whose dispatchers live and start its jobs; south starts") == 1
+    world.elsewhere = ""
+    world.check(20)
+    assert [each for each, _ in world.set] == [name]
+    assert world.of_class.elsewhere == {}

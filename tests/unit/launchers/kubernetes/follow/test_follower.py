@@ -61,7 +61,7 @@ class Seen:
     def make_room(self, pods: int) -> None:
         """Nothing waits for a job."""
 
-    def set_nodes(self, gpu_class: GpuClass, nodes: Any, more: int) -> None:
+    def set_nodes(self, gpu_class: GpuClass, nodes: Any, more: int, owner: str) -> None:
         """No class has nodes."""
 
     def confirmed_gone(self) -> dict[tuple[str, str], float]:
