@@ -74,8 +74,7 @@ end
 
 -- How many holders may be in any domain.
 function domain.without_place()
-  local nowhere = domain.NOWHERE_YET
-  return domain.holders(nowhere, 'shared') + domain.holders(nowhere, 'exclusive')
+  return domain.nowhere('shared') + domain.nowhere('exclusive')
 end
 
 -- The class is one domain from now on.
@@ -147,18 +146,19 @@ end
 -- isolation is there, or may be. `number`: of the slots that the job needs; nil: one.
 function domain.takes(name, isolation, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return false end
+  if domain.nowhere(other) > 0 then return false end
   local free = tonumber(redis.call('ZSCORE', domain.key(isolation), name) or 0)
   return free % UNBOUND.later >= (number or 1)
 end
 
 -- How many domains a decision looks at, if it needs only so many while none is set aside.
 function domain.enough(few)
-  return redis.call('EXISTS', K.places) == 1 and domain.MOST or few
+  return any_place() and domain.MOST or few
 end
 
 -- Read the places of some domains in one step.
 function domain.read_places(spec, names)
+  if not any_place() then return end
   local unknown = {}
   for _, name in ipairs(names) do
     local place = domain.place(spec, name)
@@ -196,7 +196,7 @@ end
 -- would, were it not set aside or drained.
 function domain.pick(spec, isolation, job, drained, number)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
-  if domain.holders(domain.NOWHERE_YET, other) > 0 then return nil end
+  if domain.nowhere(other) > 0 then return nil end
   local avoid = job and job.avoid or {}
   local most = domain.enough(2 + #avoid) -- all but the drained one and these
   local found = domain.with_room(isolation, number or 1, most)
@@ -236,8 +236,9 @@ end
 -- what it is judged by only falls, so that this has an end.
 function domain.soonest(spec, drained, number)
   local best, least, own = nil, nil, nil
-  local slots_of_own = drained and domain.slots(drained)
-  if slots_of_own and slots_of_own.exclusive >= number then
+  -- One without an exclusive slot is not among those that become idle.
+  local slots_of_own = drained and number > 1 and domain.slots(drained)
+  if drained and (number == 1 or slots_of_own and slots_of_own.exclusive >= number) then
     own = tonumber(redis.call('ZSCORE', domain.key('ends'), drained) or nil)
     if standing(domain.place(spec, drained)) == 'held' then own = nil end
   end
@@ -310,7 +311,8 @@ function domain.pick_devices(spec, isolation, job, number)
 end
 
 -- Keep the pod of an attempt that may come to any node away from those that are set aside, and from
--- those where this job has failed: a new one may come.
+-- those where this job has failed: a new one may come. Answer: the record as text; nil: it has not
+-- changed.
 function domain.keep_off(job)
   local away, known = {}, {}
   local function add(node)
@@ -321,8 +323,8 @@ function domain.keep_off(job)
   for name in pairs(places()) do
     if place_kind(name) == 'node' and standing(name) then add(string.sub(name, #'node:' + 1)) end
   end
-  if #away == 0 then return end
+  if #away == 0 then return nil end
   table.sort(away)
   job.away = away
-  save(job)
+  return save(job)
 end

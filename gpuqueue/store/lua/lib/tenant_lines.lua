@@ -155,15 +155,14 @@ do
     redis.call('HSET', K.tenant_rules, 'share', string.format('%.6f', own))
   end
 
-  -- Bring the order up to date, once in a script. `several`: the class has met jobs of several
-  -- GPUs. Answer: whether it may have changed.
-  function tenancy.keep(spec, budget, several)
+  -- Bring the order up to date, once in a script. `v`: what the decision depends on. Answer:
+  -- whether it may have changed.
+  function tenancy.keep(spec, budget, v)
     if kept or not tenancy.on() then return false end
     kept = true
     note_share(spec)
     if class.order == 'tenants' and differs() then begin() end
-    local running, held = size('tenant_running'), size('holders_shared')
-    held = held + size('holders_exclusive') + (several and slots.beyond() or 0)
+    local running, held = size('tenant_running'), v.holders + (v.several and slots.beyond() or 0)
     local other = running ~= held or size('tenant_charged') ~= held
     if other then refresh_all(count_holders()) end
     local sorts = class.order == 'sorting'
