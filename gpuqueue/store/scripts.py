@@ -27,6 +27,7 @@ from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
 from gpuqueue.model.task_memory import MEASURED
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
+from gpuqueue.store.reached import only_reached
 
 #: How often a script that a changed server has not is loaded again.
 LOADS = 5
@@ -66,7 +67,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 @cache
 def script(verb: str) -> tuple[str, str]:
     """Return the whole text of a verb, and its name in Redis."""
-    text = "".join(text for _, text in sections(verb))
+    text = only_reached(sections(verb), f"{verb}.lua")
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

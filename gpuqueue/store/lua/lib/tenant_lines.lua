@@ -147,7 +147,7 @@ do
 
   -- The part of a GPU that a shared slot is.
   local function note_share(spec)
-    rule_of('')
+    if not class.share then rule_of('') end -- each look for a rule tells it
     local shared, whole_ones = spec.shared_slots, math.max(1, spec.exclusive_slots)
     local own = shared > 0 and math.min(1, whole_ones / shared) or 1
     if string.format('%.6f', own) == string.format('%.6f', class.share) then return end
