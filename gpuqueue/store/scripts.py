@@ -27,6 +27,7 @@ from gpuqueue.model.record import KINDS, NEEDED, Use, fields_with
 from gpuqueue.model.task_memory import MEASURED
 from gpuqueue.store.counts import BOUNDS
 from gpuqueue.store.keys import BUSY, LEASE_NAMES, LETTER_NAMES, NAMES, class_keys
+from gpuqueue.store.reached import only_reached
 
 #: How often a script that a changed server has not is loaded again.
 LOADS = 5
@@ -66,7 +67,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 @cache
 def script(verb: str) -> tuple[str, str]:
     """Return the whole text of a verb, and its name in Redis."""
-    text = "".join(text for _, text in sections(verb))
+    text = only_reached(sections(verb), f"{verb}.lua")
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -94,18 +95,25 @@ def _verbs(folder: Traversable, prefix: str = "") -> Iterator[str]:
 def sections(verb: str) -> Iterator[tuple[str, str]]:
     """Yield the parts of a verb's text with their files: keys and context, its library parts, its
     own lines. The file of a generated part is empty.
+
+    What follows a ``--!`` line is a function within that of the line before. Lua allows 200 local
+    names in each, and 60 names of those around it. In one function, each function of a part would
+    look for each name that it uses among all that the parts before it have.
     """
     root = files("gpuqueue.store") / "lua"
     own = (root / f"{verb}.lua").read_text()
     yield "", _prelude(verb.rpartition("/")[0])
+    depth = 0
     for line in own.splitlines():
-        for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
+        if not line.startswith("--!"):
+            continue
+        for part in line.removeprefix("--!").split():
             yield "", _tables(part)
             yield f"lib/{part}.lua", _library(part)
-    # Its own function: Lua allows 200 local names in each, and the parts have most of them.
-    yield "", "return (function()\n"
+        yield "", "return (function()\n"
+        depth += 1
     yield f"{verb}.lua", own
-    yield "", "end)()\n"
+    yield "", "end)()\n" * depth
 
 
 def _library(part: str) -> str:

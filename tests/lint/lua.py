@@ -1,8 +1,9 @@
 """Lints the Lua scripts with luacheck: ``python -m tests.lint.lua``.
 
-Checked is each verb as Redis gets it, with the library parts that it names: syntax, undefined and
-unused names, shadowed and unreachable code, width. A library part may have functions that a verb
-does not use; a function that no verb uses is an error.
+Checked is each verb with the library parts that it names: syntax, undefined and unused names,
+shadowed and unreachable code, width. A library part may have functions that a verb does not use; a
+function that no verb uses is an error. Redis gets the text without the functions that the verb does
+not reach (gpuqueue/store/reached.py): there too, no name may be undefined, and Lua must take it.
 
 luacheck is written in Lua and has no package on the package index. It is taken out of the Debian
 package ``lua-check`` (no root, nothing is installed) and runs on the Lua 5.1 of the package
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 from lupa import LuaError, lua51
 
-from gpuqueue.store.scripts import sections
+from gpuqueue.store.scripts import sections, source
 from tests.support import fetch
 
 PACKAGE = Path(__file__).parents[2] / "gpuqueue"
@@ -36,8 +37,9 @@ NAMES = (
     *("redis", "cjson", "KEYS", "ARGV", "math", "string", "table"),
     *("error", "ipairs", "next", "pairs", "pcall", "tonumber", "tostring", "type", "unpack"),
 )
-#: luacheck's codes of a name or value that is not used: 211 to 241, 311 to 331.
-UNUSED = ("2", "3")
+#: luacheck's codes of a name that is not defined, and of a name or value that is not used: 211 to
+#: 241, 311 to 331.
+UNDEFINED, UNUSED = "1", ("2", "3")
 
 
 class Problem(NamedTuple):
@@ -113,15 +115,30 @@ def problems(loaded: Any, names: list[str]) -> list[Problem]:
                 unused[problem] += 1
             elif problem.file:
                 once[problem] = None
+        sent = source(verb)
+        once.update(dict.fromkeys(refused(loaded, f"{verb}.lua", sent)))
+        for problem in lint(loaded, parts, sent):
+            if problem.code.startswith(UNDEFINED):
+                once[problem] = None
     return sorted([*once, *(each for each, times in unused.items() if times == users[each.file])])
 
 
-def lint(loaded: Any, parts: list[tuple[str, str]]) -> Iterator[Problem]:
-    """Yield the problems of one text, given as (file, part of the text)."""
+def refused(loaded: Any, file: str, text: str) -> Iterator[Problem]:
+    """Yield why Lua does not take a text: a function has more names than it may have."""
+    runtime, _ = loaded
+    answer = runtime.eval("function(text) return select(2, loadstring(text)) end")(text)
+    if answer:
+        yield Problem(file, 0, "load", str(answer).rpartition("]:")[2])
+
+
+def lint(loaded: Any, parts: list[tuple[str, str]], sent: str | None = None) -> Iterator[Problem]:
+    """Yield the problems of one text, given as (file, part of the text). ``sent``: the same lines
+    as Redis gets them.
+    """
     runtime, luacheck = loaded
     options = runtime.table_from({"std": "none", "max_line_length": WIDTH})
     options["read_globals"] = runtime.table_from(NAMES)
-    text = "".join(text for _, text in parts)
+    text = sent or "".join(text for _, text in parts)
     report = luacheck.check_strings(runtime.table_from([text]), options)[1]
     if report.fatal:
         raise SystemExit(f"luacheck: {report.fatal}")

@@ -51,3 +51,17 @@ def test_every_script_is_linted() -> None:
     scripts = {path.name for path in lua.SCRIPTS.glob("*.lua")}
     assert {f"{verb}.lua" for verb in lua.verbs() if "/" not in verb} == scripts
     assert "lease/renew" in lua.verbs()
+
+
+def test_a_function_with_more_names_than_lua_allows_is_found(luacheck: Any) -> None:
+    names = [f"n{number}" for number in range(61)]
+    text = f"local {', '.join(names)}\nreturn function() return {' + '.join(names)} end\n"
+    [problem] = lua.refused(luacheck, "wide.lua", text)
+    assert problem.message.endswith("more than 60 upvalues")
+    assert not list(lua.refused(luacheck, *CLEAN))
+
+
+def test_a_name_that_is_missing_in_the_text_as_sent_is_found(luacheck: Any) -> None:
+    parts = [("lib/a.lua", "local function f() end\n"), ("c.lua", "return f()\n")]
+    [problem] = lua.lint(luacheck, parts, "\nreturn f()\n")
+    assert (problem.file, problem.line, problem.code) == ("c.lua", 1, "113")

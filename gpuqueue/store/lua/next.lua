@@ -18,9 +18,9 @@
 --   nonce, most: see admit
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
---! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
---! server place holds places held warm waiting_pods placement admission accounting
---! escalation task_memory release
+--! clock counts records slots tenants tenant_lines tenant_turns domains
+--! line damaged attempts server place holds
+--! places held warm waiting_pods placement admission accounting escalation task_memory release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
 local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }

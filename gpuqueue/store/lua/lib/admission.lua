@@ -280,7 +280,7 @@ local function put_off_too_large(job, most)
 end
 
 -- Make the job a holder: its attempt gets a number, a token, a domain and a device. `at`: the
--- domain and the devices that its instance has already.
+-- domain and the devices that its instance has already. Answer: the record as text.
 local function grant(job, ask, v, at)
   local spec = ask.spec
   note_seconds('wait', job, now - in_line_since(job))
@@ -300,9 +300,9 @@ local function grant(job, ask, v, at)
     local chooses = job.avoid and not (at.domain or v.backfills)
     local other = chooses and domain.pick(spec, job.isolation, job, v.drained, number)
     job.domain = at.domain or other or v[job.isolation .. '_domain']
-    domain.enter(holder, job.domain, job.isolation, domain.planned_end(job, now), number)
-    local of_domain = spec.domain == 'node' and domain.slots(job.domain)
-    job.origin = of_domain and of_domain.origin or nil
+    local ends = domain.planned_end(job, now)
+    local own = domain.enter(holder, job.domain, job.isolation, ends, number)
+    job.origin = spec.domain == 'node' and own and own.origin or nil
   end
   if spec.devices > 0 then
     local own = spec.domain == 'device' and { tonumber(job.domain) }
@@ -318,7 +318,7 @@ local function grant(job, ask, v, at)
   if #job.places == 0 then job.places = nil end
   redis.call('ZADD', K['holders_' .. job.isolation], now, holder)
   redis.call('ZADD', K.launching, now, holder)
-  save(job)
+  return save(job)
 end
 
 -- The hold for which a job has waited too long; nil: none.
@@ -355,7 +355,7 @@ local function startable(ask, budget)
       changed = domain.keep(spec, v.domains, v.holders) or changed
       kept = true
     end
-    if tenancy.keep(spec, budget, v.several) or changed then v = look(spec) end
+    if tenancy.keep(spec, budget, v) or changed then v = look(spec) end
     v = domain.keep_drained(v, spec)
     local too_small = v.opened and domain.too_small_for(v.needs, spec)
     local isolation = too_small and 'exclusive' or decide(v, spec)
@@ -396,12 +396,13 @@ local function startable(ask, budget)
   end
 end
 
--- Take a job that can start out of line, and make it a holder; see grant.
+-- Take a job that can start out of line, and make it a holder. Answer: that of grant.
 local function give_slot(job, v, ask, at)
   count_start(v, job.isolation)
   leave_line(job, true)
-  grant(job, ask, v, at or {})
+  local text = grant(job, ask, v, at or {})
   tenancy.started(job)
+  return text
 end
 
 -- Start every job that can start. Answer: {whether the budget was used up (0|1), record (JSON) of
@@ -411,16 +412,15 @@ local function admit(ask)
   while true do
     local job, v = startable(ask, budget)
     if not job then break end
-    give_slot(job, v, ask)
+    local text = give_slot(job, v, ask)
     if wake_pod(job, ask.spec) then
       count('warm', job)
     else
       -- A node that is a domain was chosen by its place.
-      if not (ask.spec.host or ask.spec.domain) then choose_nodes(job) end
-      if domain.is_unbound(job.domain) then domain.keep_off(job) end
-      granted[#granted + 1] = cjson.encode(job)
-      if ask.spec.domain == 'node' then domain.leave_node(job) end
-      free_shares(ask.spec)
+      if not (ask.spec.host or ask.spec.domain) then text = choose_nodes(job) or text end
+      if domain.is_unbound(job.domain) then text = domain.keep_off(job) or text end
+      granted[#granted + 1] = text
+      make_way(job, ask.spec)
     end
   end
   if budget.over then granted[1] = 1 end

@@ -80,11 +80,12 @@ end
 -- Whether a holder of the other isolation may be in any domain.
 function domain.may_meet_other(isolation)
   local other = isolation == 'shared' and 'exclusive' or 'shared'
-  return domain.holders(domain.NOWHERE_YET, other) > 0
+  return domain.nowhere(other) > 0
 end
 
--- When the last holder of an isolation ends, as its limit says.
-function domain.last_end(name, isolation)
+-- When the last of so many holders of an isolation ends, as its limit says.
+function domain.last_end(name, isolation, number)
+  if number == 0 then return 0 end
   local last = redis.call('ZRANGE', domain.key(isolation, name), -1, -1, 'WITHSCORES')
   return tonumber(last[2] or 0)
 end
@@ -128,8 +129,19 @@ function domain.widen(isolation)
   end
 end
 
+-- How many holders of an isolation may be in any domain. One decision asks it several times.
+local unplaced = {}
+function domain.nowhere(isolation)
+  unplaced[isolation] = unplaced[isolation] or domain.holders(domain.NOWHERE_YET, isolation)
+  return unplaced[isolation]
+end
+
+-- Answer: the slots of the domain.
 function domain.index(name)
-  if name == domain.NOWHERE_YET then return end
+  if name == domain.NOWHERE_YET then
+    unplaced = {}
+    return nil
+  end
   local own = domain.slots(name)
   local usable = own and not own.waits
   local later = domain.is_unbound(name) and UNBOUND.later or 0
@@ -142,10 +154,12 @@ function domain.index(name)
   local alone = usable and shared == 0 and own.exclusive - exclusive or 0
   domain.put('shared', name, room > 0 and room + later)
   domain.put('exclusive', name, alone > 0 and alone + later)
-  local ends = math.max(domain.last_end(name, 'shared'), domain.last_end(name, 'exclusive'))
+  local ends = domain.last_end(name, 'shared', shared)
+  ends = math.max(ends, domain.last_end(name, 'exclusive', exclusive))
   if ends >= domain.NO_END then ends = domain.NO_END + shared + exclusive * domain.ALONE end
   domain.put('ends', name, usable and own.exclusive > 0 and ends)
   if own and own.exclusive > 1 then domain.put('ends:' .. own.exclusive, name, usable and ends) end
+  return own
 end
 
 -- The numbers of exclusive slots that domains have, if several; nil: an older version has not told.
@@ -207,7 +221,7 @@ function domain.planned_end(job, since)
   return limit and since + limit or domain.NO_END
 end
 
--- `number`: of its slots.
+-- `number`: of its slots. Answer: the slots of the domain.
 function domain.enter(holder, name, isolation, ends, number)
   redis.call('HSET', domain.key('of'), holder, name)
   redis.call('ZADD', domain.key('held'), 0, holder)
@@ -216,7 +230,7 @@ function domain.enter(holder, name, isolation, ends, number)
     redis.call('HSET', domain.key('of'), further, name)
     redis.call('ZADD', domain.key(isolation, name), ends, further)
   end
-  domain.index(name)
+  return domain.index(name)
 end
 
 -- A further slot of a holder is free.

@@ -15,6 +15,7 @@ end
 
 -- Read all holds of the class in one step, since each decision needs them.
 local function read_holds()
+  if not any_place() then return end
   local names = {}
   for _, kind in ipairs(CLASS_HOLDS) do
     local name = hold_of_class(kind)

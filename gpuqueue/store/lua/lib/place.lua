@@ -10,8 +10,8 @@ local function place_kind(name)
   return string.match(name, '^(%a+):')
 end
 
--- Name -> entry, false if there is none.
-local known_places = {}
+-- Name -> entry, false if there is none; and whether there is any, nil: not asked yet.
+local known_places, are_places = {}, nil
 
 -- Field -> its type. Those that are optional have a default of that type here.
 local PLACE = { failures = 'number', last = 'number', jobs = 'table' }
@@ -43,20 +43,26 @@ local function parse_place(text)
   return sound_place(entry) and entry or false
 end
 
+-- Whether the class has any place that has failed. Most have none, so this is asked first.
+local function any_place()
+  if are_places == nil then are_places = redis.call('EXISTS', K.places) == 1 end
+  return are_places
+end
+
 local function place_entry(name)
   if known_places[name] == nil then
-    known_places[name] = parse_place(redis.pcall('HGET', K.places, name))
+    known_places[name] = any_place() and parse_place(redis.pcall('HGET', K.places, name))
   end
   return known_places[name] or nil
 end
 
 local function forget_place(name)
-  known_places[name] = false
+  known_places[name], are_places = false, nil
   redis.call('HDEL', K.places, name)
 end
 
 local function save_place(name, entry)
-  known_places[name] = entry
+  known_places[name], are_places = entry, true
   redis.pcall('HSET', K.places, name, cjson.encode(entry))
 end
 

@@ -74,8 +74,7 @@ end
 
 -- How many holders may be in any domain.
 function domain.without_place()
-  local nowhere = domain.NOWHERE_YET
-  return domain.holders(nowhere, 'shared') + domain.holders(nowhere, 'exclusive')
+  return domain.nowhere('shared') + domain.nowhere('exclusive')
 end
 
 -- The class is one domain from now on.
@@ -162,11 +161,12 @@ end
 
 -- How many domains a decision looks at, if it needs only so many while none is set aside.
 function domain.enough(few)
-  return redis.call('EXISTS', K.places) == 1 and domain.MOST or few
+  return any_place() and domain.MOST or few
 end
 
 -- Read the places of some domains in one step.
 function domain.read_places(spec, names)
+  if not any_place() then return end
   local unknown = {}
   for _, name in ipairs(names) do
     local place = domain.place(spec, name)
@@ -243,8 +243,9 @@ end
 -- what it is judged by only falls, so that this has an end.
 function domain.soonest(spec, drained, number)
   local best, least, own = nil, nil, nil
-  local slots_of_own = drained and domain.slots(drained)
-  if slots_of_own and slots_of_own.exclusive >= number then
+  -- One without an exclusive slot is not among those that become idle.
+  local slots_of_own = drained and number > 1 and domain.slots(drained)
+  if drained and (number == 1 or slots_of_own and slots_of_own.exclusive >= number) then
     own = tonumber(redis.call('ZSCORE', domain.key('ends'), drained) or nil)
     if standing(domain.place(spec, drained)) == 'held' then own = nil end
   end
@@ -317,7 +318,8 @@ function domain.pick_devices(spec, isolation, job, number)
 end
 
 -- Keep the pod of an attempt that may come to any node away from those that are set aside, and from
--- those where this job has failed: a new one may come.
+-- those where this job has failed: a new one may come. Answer: the record as text; nil: it has not
+-- changed.
 function domain.keep_off(job)
   local away, known = {}, {}
   local function add(node)
@@ -328,8 +330,8 @@ function domain.keep_off(job)
   for name in pairs(places()) do
     if place_kind(name) == 'node' and standing(name) then add(string.sub(name, #'node:' + 1)) end
   end
-  if #away == 0 then return end
+  if #away == 0 then return nil end
   table.sort(away)
   job.away = away
-  save(job)
+  return save(job)
 end

@@ -22,7 +22,7 @@ local MOST_ERROR, MOST_OF_HOLD = 300, 1200
 
 -- Name -> entry of all places.
 local function places()
-  local found, all = redis.pcall('HGETALL', K.places), {}
+  local found, all = any_place() and redis.pcall('HGETALL', K.places) or {}, {}
   for i = 1, #found, 2 do
     if known_places[found[i]] == nil then known_places[found[i]] = parse_place(found[i + 1]) end
     all[found[i]] = known_places[found[i]] or nil
@@ -165,13 +165,13 @@ local function probe_places(job, names)
 end
 
 -- Keep the pod of an attempt away from the nodes that are set aside. It is the probe of one that is
--- due, and is sent there if that has room.
+-- due, and is sent there if that has room. Answer: the record as text; nil: it has not changed.
 local function choose_nodes(job)
   local names, away, soonest = {}, {}, nil
   for name in pairs(places()) do
     if place_kind(name) == 'node' and standing(name) then names[#names + 1] = name end
   end
-  if #names == 0 then return end
+  if #names == 0 then return nil end
   table.sort(names)
   for _, name in ipairs(names) do
     local entry, node = place_entry(name), string.sub(name, #'node:' + 1)
@@ -187,7 +187,7 @@ local function choose_nodes(job)
     end
   end
   if #away > 0 then job.away, job.away_until = away, soonest end
-  save(job)
+  return save(job)
 end
 
 -- When a place is due next: its probe may start, or it is forgotten (nil: no place has failed).

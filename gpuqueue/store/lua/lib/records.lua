@@ -77,8 +77,11 @@ local function load(delivery)
   return nil, weight, raw
 end
 
+-- Answer: the record as text.
 local function save(job)
-  redis.call('HSET', K.jobs, job.delivery, cjson.encode(job))
+  local text = cjson.encode(job)
+  redis.call('HSET', K.jobs, job.delivery, text)
+  return text
 end
 
 local function holder_name(delivery, attempt)

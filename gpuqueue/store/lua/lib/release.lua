@@ -14,7 +14,7 @@ local MOST_DISRUPTIONS = 50
 local EARLY = 0.5
 
 -- The attempt that an instance ran last, if the named one was its first (see next); else the named
--- one. Answer: delivery, attempt.
+-- one. Answer: delivery, attempt; of the named one also its token, and its record, if it is sound.
 local function last_of(asked)
   local first = load(asked.delivery)
   local mine = first and first.attempt == asked.attempt and first.warm_last and first.instance
@@ -22,7 +22,7 @@ local function last_of(asked)
     local delivery, attempt = delivery_of(first.warm_last), attempt_of(first.warm_last)
     if delivery then return delivery, attempt end
   end
-  return asked.delivery, asked.attempt, asked.token
+  return asked.delivery, asked.attempt, asked.token, first
 end
 
 -- Whether a job gets another attempt after one with this end. `most`: max_attempts and
@@ -268,9 +268,9 @@ end
 -- slot was freed (0|1), the job, the holder, and whether the end was of another process or an
 -- earlier attempt than those of the record.
 local function release(asked, stopped)
-  local delivery, attempt, token = last_of(asked)
+  local delivery, attempt, token, job = last_of(asked)
   local ended, instance = asked.ended, asked.instance or ''
-  local job = load_or_set_aside(delivery)
+  job = job or load_or_set_aside(delivery)
   local holder = holder_name(delivery, attempt)
   local current = is_current(job, { attempt = attempt, token = token })
   -- The attempt has ended that had this number before Redis came back with an older state. The slot

@@ -147,7 +147,7 @@ do
 
   -- The part of a GPU that a shared slot is.
   local function note_share(spec)
-    rule_of('')
+    if not class.share then rule_of('') end -- each look for a rule tells it
     local shared, whole_ones = spec.shared_slots, math.max(1, spec.exclusive_slots)
     local own = shared > 0 and math.min(1, whole_ones / shared) or 1
     if string.format('%.6f', own) == string.format('%.6f', class.share) then return end
@@ -155,15 +155,14 @@ do
     redis.call('HSET', K.tenant_rules, 'share', string.format('%.6f', own))
   end
 
-  -- Bring the order up to date, once in a script. `several`: the class has met jobs of several
-  -- GPUs. Answer: whether it may have changed.
-  function tenancy.keep(spec, budget, several)
+  -- Bring the order up to date, once in a script. `v`: what the decision depends on. Answer:
+  -- whether it may have changed.
+  function tenancy.keep(spec, budget, v)
     if kept or not tenancy.on() then return false end
     kept = true
     note_share(spec)
     if class.order == 'tenants' and differs() then begin() end
-    local running, held = size('tenant_running'), size('holders_shared')
-    held = held + size('holders_exclusive') + (several and slots.beyond() or 0)
+    local running, held = size('tenant_running'), v.holders + (v.several and slots.beyond() or 0)
     local other = running ~= held or size('tenant_charged') ~= held
     if other then refresh_all(count_holders()) end
     local sorts = class.order == 'sorting'

@@ -32,8 +32,10 @@ do
       return found[1], tonumber(found[2])
     end
     local front = redis.call('ZRANGE', K.tenant_order, kind, kind, 'BYSCORE', 'LIMIT', 0, 1)[1]
-    waits[isolation] = redis.call('ZCARD', key) > 0
-    if not front then return nil end
+    if not front then
+      waits[isolation] = redis.call('ZCARD', key) > 0
+      return nil
+    end
     local name = string.match(front, ':(.*)$')
     local state = state_of(name)
     local member = state and first_of_line(state, kind)
@@ -41,8 +43,10 @@ do
     if not delivery then
       class.lost = true
       local found = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+      waits[isolation] = found[1] ~= nil
       return found[1], tonumber(found[2])
     end
+    waits[isolation] = true
     chosen[isolation] = { name = name, front = string.sub(front, 2), member = member }
     return delivery, tonumber(priority) * ARRIVALS + tonumber(arrival)
   end

@@ -55,8 +55,6 @@ end
 
 -- Pods go, the one that would have gone first at first, until each job has its share.
 local function free_shares(spec)
-  -- Most classes have no such pod, and those of a host have none.
-  if spec.host or redis.call('ZCARD', K.warm_until) == 0 then return end
   local over = shares_in_use() - shares_of(spec)
   if over <= 0 then return end
   for _, each in ipairs(redis.call('ZRANGE', K.warm_until, 0, over - 1)) do ring(each) end
@@ -69,6 +67,14 @@ function domain.leave_node(job)
     local apart = pod and (pod.isolation ~= job.isolation or job.isolation == 'exclusive')
     if apart and pod.node == job.domain then ring(instance) end
   end
+end
+
+-- A job has got a slot, and its pod needs room.
+local function make_way(job, spec)
+  -- Most classes have no such pod, and those of a host have none.
+  if spec.host or redis.call('ZCARD', K.warm_until) == 0 then return end
+  if spec.domain == 'node' then domain.leave_node(job) end
+  free_shares(spec)
 end
 
 -- The jobs that a pod ran last and first; nil: its end could not be told to be that of a job which
