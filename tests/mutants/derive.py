@@ -8,8 +8,9 @@ any other condition is true.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.lint.lua import SCRIPTS
 
@@ -30,16 +31,20 @@ class Mutant:
     line: str
     change: str
     text: str
+    turn: int = 1
+    """Which one of several with the same line and change."""
 
     @property
     def name(self) -> str:
         """The same after lines have moved."""
-        return f"{self.file}: {self.line.strip()} -> {self.change}"
+        turn = f" ({self.turn})" if self.turn > 1 else ""
+        return f"{self.file}: {self.line.strip()} -> {self.change}{turn}"
 
 
 def mutants(scripts: Iterable[str] | None = None) -> list[Mutant]:
     """Return all mutants of some scripts, or of all."""
-    found = []
+    found: list[Mutant] = []
+    turns: Counter[str] = Counter()
     paths = SCRIPTS.rglob("*.lua") if scripts is None else (SCRIPTS / each for each in scripts)
     for path in sorted(paths):
         file = path.relative_to(SCRIPTS).as_posix()
@@ -47,8 +52,10 @@ def mutants(scripts: Iterable[str] | None = None) -> list[Mutant]:
         for number, line in enumerate(lines):
             for new, change in _changes(line):
                 text = "\n".join([*lines[:number], new, *lines[number + 1 :]])
-                found.append(Mutant(file, number + 1, line, change, text))
-    return list({each.name: each for each in found}.values())
+                each = Mutant(file, number + 1, line, change, text)
+                turns[each.name] += 1
+                found.append(replace(each, turn=turns[each.name]))
+    return found
 
 
 def _changes(line: str) -> Iterator[tuple[str, str]]:

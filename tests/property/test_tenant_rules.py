@@ -197,6 +197,17 @@ def test_a_file_leaves_what_a_command_has_set(queue: TenantQueue) -> None:
     assert {name: rule.weight for name, rule in tenants.of("t4").rules.items()} == {"a": 2, "c": 4}
 
 
+def test_a_file_leaves_rules_that_it_does_not_name_and_a_half_life(queue: TenantQueue) -> None:
+    tenants = queue.tenants
+    tenants.set("t4", {"a": TenantRule(weight=9)}, 3600.0)
+    tenants.set("t4", {"b": TenantRule(weight=5)})
+    assert tenants.of("t4").half_life == 3600, "a command without a half-life leaves it"
+    assert tenants.follow({"t4": ClassRules({"c": TenantRule(weight=2)}, 60.0)}, "1") == []
+    view = tenants.of("t4")
+    assert {name: rule.weight for name, rule in view.rules.items()} == {"a": 9, "b": 5, "c": 2}
+    assert view.half_life == 3600
+
+
 def test_the_leader_follows_its_file_and_an_empty_one_ends_it(queue: TenantQueue) -> None:
     rules = {"t4": ClassRules({"a": TenantRule(max_running=1)})}
     own = RulesOfFile(queue.client, rules, "[t4.tenants.a]", ["t4"])
@@ -209,6 +220,8 @@ def test_the_leader_follows_its_file_and_an_empty_one_ends_it(queue: TenantQueue
     assert queue.tenants.of("t4").rules == {"a": TenantRule(max_running=1)}
     none.follow()
     assert queue.tenants.of("t4").rules == {}
+    own.follow()  # the same file comes back
+    assert queue.tenants.of("t4").rules == {"a": TenantRule(max_running=1)}
 
 
 # -- one tenant, many jobs, idle tenants -----------------------------------------------------------
