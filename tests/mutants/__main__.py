@@ -19,7 +19,7 @@ from tests.chaos.report import about, write
 from tests.mutants.check import FIXED, TESTS, Checks, Run, Seen
 from tests.mutants.derive import Mutant, mutants
 from tests.mutants.reach import where
-from tests.mutants.report import sentence
+from tests.mutants.report import SOME, are_of_one, names, sentence
 
 #: name of a mutant → why it behaves as the script does.
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="mutants with this in their name")
     parser.add_argument(
         "--scripts", nargs="+", metavar="FILE", help="mutants of these scripts (lib/domains.lua)"
+    )
+    parser.add_argument(
+        "--since", metavar="COMMIT", help="those that the scripts of a commit do not have"
     )
     parser.add_argument(
         "--tests", nargs="+", metavar="FILE", help="only these tests, without schedules"
@@ -47,14 +50,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     reasons = equivalent()
-    every = mutants(options.scripts)
+    every = mutants(options.scripts, options.since)
     chosen = [each for each in every if options.only in each.name]
     result: dict[str, Any] = about() | {"of": len(every), "mutants": 0, "caught": 0}
     result |= {"equivalent": 0, "live": []}
-    if options.scripts:
-        result["scripts"] = options.scripts
+    result |= {name: getattr(options, name) for name in SOME if getattr(options, name)}
     if options.again:
-        result, chosen = again(earlier(options.output, options.scripts), chosen)
+        result, chosen = again(earlier(options.output, result), chosen)
     checks = Checks(options.tests or TESTS, schedules=not options.tests)
 
     def work() -> None:
@@ -78,23 +80,23 @@ def main(arguments: list[str]) -> int:
     return 1 if result["live"] else 0
 
 
-def earlier(path: Path, scripts: list[str] | None) -> dict[str, Any]:
-    """Return the result of an earlier run of all scripts, or of these."""
+def earlier(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of an earlier run of as many mutants."""
     whole: dict[str, Any] = json.loads(path.read_text())
-    if scripts is None:
+    if not any(name in result for name in SOME):
         return whole
-    parts = [each for each in whole.get("parts", ()) if each["scripts"] == scripts]
+    parts = [each for each in whole.get("parts", ()) if are_of_one(each, result)]
     if not parts:
-        raise SystemExit(f"{path} has no result of --scripts {' '.join(scripts)}")
+        raise SystemExit(f"{path} has no result of {names(result)}")
     found: dict[str, Any] = parts[0]
     return found
 
 
 def keep(path: Path, result: dict[str, Any]) -> None:
-    """Write a result; that of some scripts stands beside the one of all."""
-    if "scripts" in result:
+    """Write a result; that of some mutants stands beside the one of all."""
+    if any(name in result for name in SOME):
         whole = json.loads(path.read_text()) if path.exists() else {}
-        parts = [each for each in whole.get("parts", ()) if each["scripts"] != result["scripts"]]
+        parts = [each for each in whole.get("parts", ()) if not are_of_one(each, result)]
         result = whole | {"parts": [*parts, result]}
     write(path, result)
 

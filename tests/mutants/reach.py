@@ -29,8 +29,12 @@ local reached = setmetatable({}, {__call = function(all, line)
 end})
 """
 _VERB, _ENDS = "return (function()\n", "end)()\n"
+#: A line of the log has 1,023 bytes at most.
 _AFTER = """end)
-redis.log(redis.LOG_WARNING, 'reached ' .. table.concat(reached, ' '))
+for i = 1, #reached, 20 do
+  local last = math.min(i + 19, #reached)
+  redis.log(redis.LOG_WARNING, 'reached ' .. table.concat(reached, ' ', i, last))
+end
 if not reached.well then error(reached.answer, 0) end
 return reached.answer
 """
