@@ -85,9 +85,24 @@ def test_a_holder_whose_record_is_not_its_own_is_bound_in_the_books(
         queue.client.hset(jobs, "s2", json.dumps(other))
     queue.lands("s1", "a")
     assert queue.of_nodes() == {"a": {"shared": 2, "exclusive": 0}}
+    assert len(queue.to_come()) == 2
     assert queue.record("s1")["node"] == "a"
     if damage == "another attempt":
         assert queue.record("s2") == other
+
+
+def test_a_job_of_two_gpus_binds_its_domain_and_leaves_its_node(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Scaled(schedule_redis, replace(AUTO, exclusive_slots=2))
+    assert queue.look()
+    starts(queue, "e1", "exclusive", gpus=2)
+    queue.lands("e1", "a")
+    assert queue.of_nodes() == {"a": {"shared": 0, "exclusive": 2}}
+    held = queue.client.zrange(f"{class_key('t4', 'domains')}:held", 0, -1)
+    assert held == [queue.attempt("e1").holder], "of its slots, the first stands for the holder"
+    assert queue.ends("e1") == []
+    assert queue.of_nodes() == {"a": {"shared": 0, "exclusive": 0}}
 
 
 def test_a_pod_that_is_not_on_its_node_binds_nothing(queue: Scaled) -> None:
