@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -236,6 +237,8 @@ def test_a_class_that_is_closed_ends_no_job_of_its_hold(machine: Callable[..., M
     here.submit("a")
     here.end_all()
     here.now += 11
+    held = here.places()["launch:t4"] | {"until": here.now + 60}
+    here.client.hset(class_key("t4", "places"), "launch:t4", json.dumps(held))
     here.client.hdel(class_key("t4", "gate"), "opened")
     assert here.line.admit(here.gpu_class) == []
     assert here.record("a")["state"] == "waiting"
