@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +128,21 @@ def test_a_job_lets_none_in_that_has_declared_no_end(queue: Queue) -> None:
     assert queue.send("short", 0.5) == []
     assert queue.gate[UNTIL] == "0"
     assert queue.ends("s1") == [], "its end was not known when the gate closed"
+
+
+@pytest.mark.parametrize("damage", ["no record", "another attempt"])
+def test_a_holder_whose_record_is_not_its_own_has_declared_no_end(
+    queue: Queue, damage: str
+) -> None:
+    queue.send("s0", 10)
+    jobs, other = class_key("t4", "jobs"), queue.record("s0") | {"attempt": 2}
+    if damage == "no record":
+        queue.client.hdel(jobs, "s0")
+    else:
+        queue.client.hset(jobs, "s0", json.dumps(other))
+    assert queue.send("e", isolation=EXCLUSIVE) == []
+    assert queue.send("s1", 30) == ["s1"]
+    assert queue.gate[UNTIL] == "0"
 
 
 def test_a_job_without_a_limit_is_not_let_in(queue: Queue) -> None:

@@ -258,6 +258,7 @@ def test_a_gpu_that_fails_jobs_is_left_out_and_drains_for_none(queue: Queue) -> 
     assert queue.send("e2", "exclusive") == []
     assert queue.send("s2") + queue.send("s3") == ["s2@2", "s3@2"]
     assert queue.drained() in ("1", "2")
+    assert queue.why("e2") == "DEVICE_SET_ASIDE"
     queue.now += 101
     assert queue._start(queue.line.admit(T4)) == ["e2@0"], "the probe of the GPU"
     assert queue.drained() is None

@@ -40,6 +40,16 @@ def test_without_a_half_life_running_jobs_count_only(queue: TenantQueue) -> None
     assert [tenant for _, tenant in queue.ran[4:]] == ["b", "c", "a", "c"]
 
 
+def test_what_was_used_without_a_half_life_never_counts(queue: TenantQueue) -> None:
+    queue.tenants.set("t4", {}, 0)
+    queue.send("a")
+    queue.after(100)
+    queue.end("a-1")
+    queue.tenants.set("t4", {}, 3600)
+    [tenant] = queue.tenants.of("t4").tenants
+    assert (tenant.gpu_seconds, tenant.decayed) == (25, 0)
+
+
 # -- limits and guarantees -------------------------------------------------------------------------
 
 
