@@ -50,7 +50,9 @@ def test_a_run_of_some_scripts_stands_beside_the_one_of_all(tmp_path: Path) -> N
     for caught in (1, 2):
         keep(path, {"scripts": ["used.lua"], "caught": caught})
     keep(path, {"scripts": ["admit.lua"], "caught": 7})
+    keep(path, {"since": "abc1234", "caught": 5})
     assert json.loads(path.read_text())["mutants"] == 618
-    assert earlier(path, ["used.lua"])["caught"] == 2
-    with pytest.raises(SystemExit, match=r"no result of --scripts why\.lua"):
-        earlier(path, ["why.lua"])
+    assert earlier(path, {"scripts": ["used.lua"]})["caught"] == 2
+    assert earlier(path, {"since": "abc1234"})["caught"] == 5
+    with pytest.raises(SystemExit, match=r"no result of mutants of `why\.lua`"):
+        earlier(path, {"scripts": ["why.lua"]})

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import signal
 import sys
 import time
 import tomllib
-import traceback
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tests.chaos.report import about, write
-from tests.mutants.check import TESTS, catcher, use
+from tests.mutants.check import FIXED, TESTS, Checks, Run, Seen
 from tests.mutants.derive import Mutant, mutants
-from tests.mutants.report import sentence
+from tests.mutants.reach import where
+from tests.mutants.report import SOME, are_of_one, names, sentence
 
 #: name of a mutant → why it behaves as the script does.
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-#: Seconds for one mutant, or so many times what the scripts as they are take. One that takes longer
-#: hangs: Redis is in a loop.
-LONGEST, TIMES = 240.0, 4
-HANGS = "it hangs"
-UNCHANGED = Mutant("none", 0, "the scripts as they are", "unchanged", "")
+#: Tests that take less than so many seconds come before those that take more.
+STEPS = (0.05, 0.3, 1.0, 3.0)
 
 
 def main(arguments: list[str]) -> int:
@@ -37,58 +34,69 @@ def main(arguments: list[str]) -> int:
         "--scripts", nargs="+", metavar="FILE", help="mutants of these scripts (lib/domains.lua)"
     )
     parser.add_argument(
+        "--since", metavar="COMMIT", help="those that the scripts of a commit do not have"
+    )
+    parser.add_argument(
         "--tests", nargs="+", metavar="FILE", help="only these tests, without schedules"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="of tests for a mutant, at most: a quick look, after which more live",
     )
     parser.add_argument("--output", type=Path, help="a JSON file for the result")
     parser.add_argument("--again", action="store_true", help="only those that live in the file")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     reasons = equivalent()
-    every = mutants(options.scripts)
+    every = mutants(options.scripts, options.since)
     chosen = [each for each in every if options.only in each.name]
     result: dict[str, Any] = about() | {"of": len(every), "mutants": 0, "caught": 0}
     result |= {"equivalent": 0, "live": []}
-    if options.scripts:
-        result["scripts"] = options.scripts
+    result |= {name: getattr(options, name) for name in SOME if getattr(options, name)}
     if options.again:
-        result, chosen = again(earlier(options.output, options.scripts), chosen)
-    tests = options.tests or TESTS
-    began = time.monotonic()
-    [(_, broken)] = run([UNCHANGED], 1, tests, TIMES * LONGEST)
-    if broken:
-        raise SystemExit(f"the checks fail on the scripts as they are: {broken}")
-    longest = max(LONGEST, TIMES * (time.monotonic() - began))
-    for mutant, by in run(chosen, options.jobs, tests, longest):
+        result, chosen = again(earlier(options.output, result), chosen)
+    checks = Checks(options.tests or TESTS, schedules=not options.tests)
+
+    def work() -> None:
+        for mutant, by, tests in run(chosen, options.jobs, checks, options.seconds):
+            note(mutant, by, tests)
+
+    def note(mutant: Mutant, by: str, tests: int) -> None:
         result["mutants"] += 1
         result["caught"] += bool(by)
         if not by and mutant.name in reasons:
             result["equivalent"] += 1
         elif not by:
             result["live"].append(mutant.name)
-        print(f"{'caught by ' + by if by else 'LIVES':60} {mutant.name}", flush=True)
+        said = f"caught by {by.rpartition('/')[2]}" if by else f"LIVES, {tests} tests reach it"
+        print(f"{said:60} {mutant.name}", flush=True)
         if options.output:
             keep(options.output, result)
+
+    checks.run(work)
     print("\n" + sentence(result), *result["live"], sep="\n")
     return 1 if result["live"] else 0
 
 
-def earlier(path: Path, scripts: list[str] | None) -> dict[str, Any]:
-    """Return the result of an earlier run of all scripts, or of these."""
+def earlier(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of an earlier run of as many mutants."""
     whole: dict[str, Any] = json.loads(path.read_text())
-    if scripts is None:
+    if not any(name in result for name in SOME):
         return whole
-    parts = [each for each in whole.get("parts", ()) if each["scripts"] == scripts]
+    parts = [each for each in whole.get("parts", ()) if are_of_one(each, result)]
     if not parts:
-        raise SystemExit(f"{path} has no result of --scripts {' '.join(scripts)}")
+        raise SystemExit(f"{path} has no result of {names(result)}")
     found: dict[str, Any] = parts[0]
     return found
 
 
 def keep(path: Path, result: dict[str, Any]) -> None:
-    """Write a result; that of some scripts stands beside the one of all."""
-    if "scripts" in result:
+    """Write a result; that of some mutants stands beside the one of all."""
+    if any(name in result for name in SOME):
         whole = json.loads(path.read_text()) if path.exists() else {}
-        parts = [each for each in whole.get("parts", ()) if each["scripts"] != result["scripts"]]
+        parts = [each for each in whole.get("parts", ()) if not are_of_one(each, result)]
         result = whole | {"parts": [*parts, result]}
     write(path, result)
 
@@ -111,53 +119,38 @@ def equivalent() -> dict[str, str]:
 
 
 def run(
-    chosen: list[Mutant], jobs: int, tests: Sequence[str], longest: float
-) -> Iterator[tuple[Mutant, str]]:
-    """Check each mutant in a process forked from this one; yields as they end."""
+    chosen: list[Mutant], jobs: int, checks: Checks, seconds: float = math.inf
+) -> Iterator[tuple[Mutant, str, int]]:
+    """Check each mutant; yields it, what caught it, and how many tests reach it, as they end."""
     waiting = list(reversed(chosen))
-    running: dict[int, tuple[Mutant, int, float]] = {}
+    running: dict[Run, tuple[Mutant, int]] = {}
+    caught: Counter[tuple[str, str]] = Counter()
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            reader, writer = os.pipe()
-            pid = os.fork()
-            if not pid:
-                os.close(reader)
-                _child(mutant, tests, writer)
-            os.close(writer)
-            running[pid] = (mutant, reader, time.monotonic())
-        for pid, (mutant, reader, began) in list(running.items()):
-            ended, _ = os.waitpid(pid, os.WNOHANG)
-            hangs = not ended and time.monotonic() - began > longest
-            if not ended and not hangs:
-                continue
-            if hangs:
-                _end(pid)
-            del running[pid]
-            with os.fdopen(reader) as pipe:
-                said = f"by {HANGS}" if hangs else pipe.read()
-            if not said.startswith("by "):
-                raise SystemExit(f"the check of {mutant.name} failed")
-            yield mutant, said.removeprefix("by ")
-        time.sleep(0.02)
+            names = order(mutant, checks.seen, caught)
+            lengths = accumulate(checks.seen[name].seconds for name in names)
+            names = [name for name, length in zip(names, lengths, strict=True) if length <= seconds]
+            running[checks.begin(mutant, names)] = mutant, len(names)
+        for each in [each for each in running if each.ended()]:
+            (mutant, tests), by = running.pop(each), each.said()["failed"]
+            caught[mutant.file, by] += 1
+            yield mutant, by, tests
+        time.sleep(0.005)
 
 
-def _child(mutant: Mutant, tests: Sequence[str], writer: int) -> None:
-    try:
-        use(mutant)
-        with os.fdopen(writer, "w") as pipe:
-            pipe.write(f"by {catcher(tests)}")
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+def order(mutant: Mutant, seen: dict[str, Seen], caught: Counter[tuple[str, str]]) -> list[str]:
+    """Return the tests that reach a mutant: first those that caught most of its script, then the
+    quickest, module by module.
+    """
+    line = where(mutant.file, mutant.number)
+    names = [name for name, each in seen.items() if line in each.lines]
+    return sorted(names, key=lambda name: (-caught[mutant.file, name], _quick(name, seen[name])))
 
 
-def _end(pid: int) -> None:
-    process = psutil.Process(pid)
-    for each in [*process.children(recursive=True), process]:
-        each.send_signal(signal.SIGKILL)
-    os.waitpid(pid, 0)
+def _quick(name: str, seen: Seen) -> tuple[bool, int, str]:
+    seconds = next((index for index, each in enumerate(STEPS) if seen.seconds < each), len(STEPS))
+    return name == FIXED, seconds, name
 
 
 if __name__ == "__main__":

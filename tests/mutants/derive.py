@@ -8,10 +8,15 @@ any other condition is true.
 from __future__ import annotations
 
 import re
+import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tests.lint.lua import SCRIPTS
+
+ROOT = Path(__file__).parents[2]
 
 _RETURNS = re.compile(r"^(\s*if )(.+)( then return\b.* end)$")
 _BEGINS = re.compile(r"^(\s*(?:else)?if )(.+)( then)$")
@@ -30,25 +35,56 @@ class Mutant:
     line: str
     change: str
     text: str
+    turn: int = 1
+    """Which one of several with the same line and change."""
 
     @property
     def name(self) -> str:
         """The same after lines have moved."""
-        return f"{self.file}: {self.line.strip()} -> {self.change}"
+        turn = f" ({self.turn})" if self.turn > 1 else ""
+        return f"{self.file}: {self.line.strip()} -> {self.change}{turn}"
 
 
-def mutants(scripts: Iterable[str] | None = None) -> list[Mutant]:
-    """Return all mutants of some scripts, or of all."""
-    found = []
+def mutants(scripts: Iterable[str] | None = None, since: str | None = None) -> list[Mutant]:
+    """Return all mutants of some scripts, or of all; ``since``: those that the scripts of a commit
+    do not have.
+    """
     paths = SCRIPTS.rglob("*.lua") if scripts is None else (SCRIPTS / each for each in scripts)
+    found = []
     for path in sorted(paths):
-        file = path.relative_to(SCRIPTS).as_posix()
-        lines = path.read_text().split("\n")
-        for number, line in enumerate(lines):
-            for new, change in _changes(line):
-                text = "\n".join([*lines[:number], new, *lines[number + 1 :]])
-                found.append(Mutant(file, number + 1, line, change, text))
-    return list({each.name: each for each in found}.values())
+        found += _of(path.relative_to(SCRIPTS).as_posix(), path.read_text())
+    known = names_at(since) if since else set()
+    return [each for each in found if each.name not in known]
+
+
+def names_at(commit: str) -> set[str]:
+    """Return the names of the mutants of the scripts of a commit."""
+    folder = SCRIPTS.relative_to(ROOT).as_posix()
+    listed = _git("ls-tree", "-r", "--name-only", commit, "--", folder).splitlines()
+    return {
+        each.name
+        for path in listed
+        for each in _of(path.removeprefix(f"{folder}/"), _git("show", f"{commit}:{path}"))
+    }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _of(file: str, text: str) -> list[Mutant]:
+    lines = text.split("\n")
+    found: list[Mutant] = []
+    turns: Counter[str] = Counter()
+    for number, line in enumerate(lines):
+        for new, change in _changes(line):
+            whole = "\n".join([*lines[:number], new, *lines[number + 1 :]])
+            each = Mutant(file, number + 1, line, change, whole)
+            turns[each.name] += 1
+            found.append(replace(each, turn=turns[each.name]))
+    return found
 
 
 def _changes(line: str) -> Iterator[tuple[str, str]]:

@@ -1,19 +1,30 @@
-"""What a run of all mutants came to, and later ones of the mutants of some scripts."""
+"""What a run of all mutants came to, and later ones of some."""
 
 from __future__ import annotations
 
 from typing import Any
 
+#: The fields of the result of a run of some mutants: of which scripts, and new since which commit.
+SOME = ("scripts", "since")
+
 
 def sentence(found: dict[str, Any]) -> str:
     """Return the result as sentences of the docs."""
     parts = found.get("parts", ())
-    of = "mutants" if not parts else "mutants of all scripts at that time"
-    return "\n".join([_of(found, of), *(_of(each, _names(each)) for each in parts)])
+    of = names(found) + (" of all scripts at that time" if parts else "")
+    return "\n".join([_of(found, of), *(_of(each, names(each)) for each in parts)])
 
 
-def _names(part: dict[str, Any]) -> str:
-    return "mutants of " + ", ".join(f"`{each}`" for each in part["scripts"])
+def names(result: dict[str, Any]) -> str:
+    """Return which mutants a result is of."""
+    scripts = ", ".join(f"`{each}`" for each in result.get("scripts", ()))
+    since = f" that {result['since']} does not have" if "since" in result else ""
+    return "mutants" + (f" of {scripts}" if scripts else "") + since
+
+
+def are_of_one(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results are of the same mutants."""
+    return all(one.get(name) == other.get(name) for name in SOME)
 
 
 def _of(found: dict[str, Any], of: str) -> str:

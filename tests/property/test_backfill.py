@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_a_job_lets_none_in_that_has_declared_no_end(queue: Queue) -> None:
     assert queue.ends("s1") == [], "its end was not known when the gate closed"
 
 
+@pytest.mark.parametrize("damage", ["no record", "another attempt"])
+def test_a_holder_whose_record_is_not_its_own_has_declared_no_end(
+    queue: Queue, damage: str
+) -> None:
+    queue.send("s0", 10)
+    jobs, other = class_key("t4", "jobs"), queue.record("s0") | {"attempt": 2}
+    if damage == "no record":
+        queue.client.hdel(jobs, "s0")
+    else:
+        queue.client.hset(jobs, "s0", json.dumps(other))
+    assert queue.send("e", isolation=EXCLUSIVE) == []
+    assert queue.send("s1", 30) == ["s1"]
+    assert queue.gate[UNTIL] == "0"
+
+
 def test_a_job_without_a_limit_is_not_let_in(queue: Queue) -> None:
     queue.close_gate(10, 30)
     assert queue.send("unlimited") == []
@@ -164,8 +180,9 @@ def test_an_idle_class_starts_the_exclusive_job_first(queue: Queue) -> None:
     full = replace(T4, shared_slots=2)
     short = record("short", 5, priority=0)
     assert queue.line.take_in(full, short, "{}").granted == []
-    for name in ("s0", "s1"):
-        queue.line.release(GpuClass("t4"), queue.running[name], End(EndReason.ERROR, ""), "")
+    queue.client.hdel(class_key("t4", "gate"), "opened")
+    assert queue.ends("s0") + queue.ends("s1") == [], "until it is known what runs"
+    queue.line.open("t4")
     assert queue.admit() == ["e"]
 
 

@@ -213,6 +213,18 @@ def test_a_job_that_ends_in_time_starts_in_the_domain_that_drains(queue: Queue) 
     assert queue.ends("short") == ["e@1"]
 
 
+def test_no_job_ends_in_time_in_a_gpu_that_drains_and_is_to_be_tried(queue: Queue) -> None:
+    full_of_shared(queue, {"1": 10.0})
+    queue.send("e", "exclusive")
+    for number in range(4):
+        queue.send(f"s{number}")
+    assert queue.drained() == "1"
+    due = {"failures": 2, "jobs": {}, "last": NOW, "until": NOW - 1, "pause": 100}
+    queue.client.hset(class_key("t4", "places"), "device:/1", json.dumps(due))
+    assert queue.send("short", time_limit=10) == []
+    assert queue.drained() == "1"
+
+
 def test_without_limits_no_job_starts_in_the_domain_that_drains(queue: Queue) -> None:
     for number in range(GPUS * SHARED):
         queue.send(f"s{number}")
@@ -246,6 +258,7 @@ def test_a_gpu_that_fails_jobs_is_left_out_and_drains_for_none(queue: Queue) -> 
     assert queue.send("e2", "exclusive") == []
     assert queue.send("s2") + queue.send("s3") == ["s2@2", "s3@2"]
     assert queue.drained() in ("1", "2")
+    assert queue.why("e2") == "DEVICE_SET_ASIDE"
     queue.now += 101
     assert queue._start(queue.line.admit(T4)) == ["e2@0"], "the probe of the GPU"
     assert queue.drained() is None

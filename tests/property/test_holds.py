@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.keys import class_key
 from tests.property.faulty_machine import Machine, names
 
 pytestmark = pytest.mark.integration
@@ -211,6 +214,34 @@ def test_jobs_wait_for_a_hold_as_long_as_their_class_says(
     record = here.record("j03")
     assert record["reason"] == HOLDS[kind].end
     assert "was held for 10 s: refused" in record["error"]
+
+
+LIMITED = Site(application="shop", images={"t4": "main"}, held={"t4": 10.0})
+
+
+def test_a_decision_says_that_more_jobs_have_waited_too_long_for_a_hold(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch", site=LIMITED)
+    here.submit(*names(70))
+    here.end_all()
+    here.now += 11
+    while here.line.admit(here.gpu_class).more:
+        pass
+    states = Counter(here.record(name)["state"] for name in names(70))
+    assert states == {"launching": 1, "finishing": 69}, "one tries the hold"
+
+
+def test_a_class_that_is_closed_ends_no_job_of_its_hold(machine: Callable[..., Machine]) -> None:
+    here = pods(machine, lambda record: "launch", site=LIMITED)
+    here.submit("a")
+    here.end_all()
+    here.now += 11
+    held = here.places()["launch:t4"] | {"until": here.now + 60}
+    here.client.hset(class_key("t4", "places"), "launch:t4", json.dumps(held))
+    here.client.hdel(class_key("t4", "gate"), "opened")
+    assert here.line.admit(here.gpu_class) == []
+    assert here.record("a")["state"] == "waiting"
 
 
 def test_a_cancelled_or_expired_job_ends_while_its_class_is_held(

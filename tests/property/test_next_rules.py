@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -290,12 +291,17 @@ def test_a_pod_whose_last_job_runs_again_does_not_wait(make: Callable[..., Insta
     assert here.called() is False
 
 
-@pytest.mark.parametrize("kind", ["launch", "quota", "scheduling", "pods"])
-def test_a_pod_that_runs_meets_no_hold(make: Callable[..., Instance], kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "until"),
+    [("launch", 60), ("quota", 60), ("scheduling", 60), ("pods", 60), ("launch", -1)],
+)
+def test_a_pod_that_runs_meets_no_hold(
+    make: Callable[..., Instance], kind: str, until: float
+) -> None:
     here = make(POD)
     here.start(ends=False)
     here.submit("b", "c")
-    here.fail(f"{kind}:t4", until=NOW + 60, pause=60)
+    here.fail(f"{kind}:t4", until=NOW + until, pause=60)
     here.end()
     assert here.ask() == "b"
     assert "probes" not in here.record("b")
@@ -303,6 +309,29 @@ def test_a_pod_that_runs_meets_no_hold(make: Callable[..., Instance], kind: str)
     assert here.ask() == "c"
     key = class_key("t4", "places")
     assert here.client.hexists(key, f"{kind}:t4"), "it proves nothing about a launch"
+
+
+def test_a_pod_that_runs_takes_a_job_that_has_waited_long_for_a_hold(
+    make: Callable[..., Instance],
+) -> None:
+    here = make(POD)
+    here.line.site = replace(here.line.site, held={"t4": 5.0})
+    here.announce()
+    here.start(ends=False)
+    here.submit("b")
+    here.fail("launch:t4", until=NOW + 60, pause=60)
+    here.now += 10
+    here.end()
+    assert here.ask() == "b"
+
+
+def test_a_pod_that_runs_has_its_image(make: Callable[..., Instance]) -> None:
+    here = make(POD)
+    here.start(ends=False, image="x:1")
+    here.submit("b", image="x:1")
+    here.fail("image:x:1", until=NOW + 60, pause=60)
+    here.end()
+    assert here.ask() == "b"
 
 
 def test_a_quota_that_refuses_a_job_ends_a_pod_that_waits(make: Callable[..., Instance]) -> None:

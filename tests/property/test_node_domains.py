@@ -227,6 +227,15 @@ def test_a_node_without_room_is_left_out_and_costs_the_job_nothing(queue: Queue)
     assert record["attempt"] - record["spared"] == 1, "no attempt is used up"
 
 
+def test_what_the_cluster_refuses_to_every_job_holds_all_nodes(queue: Queue) -> None:
+    aside = {"failures": 1, "jobs": {}, "last": queue.now, "until": queue.now + 100, "pause": 100}
+    queue.client.hset(class_key("t4", "places"), "quota:t4", json.dumps(aside))
+    assert queue.send("s1") == []
+    assert queue.why("s1") == "QUOTA"
+    queue.now += 101
+    assert queue.admit() == ["s1@a"]
+
+
 def test_a_job_goes_last_to_the_node_where_it_has_failed(queue: Queue) -> None:
     assert queue.send("s1") + queue.send("s2") == ["s1@a", "s2@a"]
     assert queue.ends("s2", End(EndReason.EVICTED, "evicted", "a")) == []

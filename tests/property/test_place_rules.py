@@ -74,7 +74,9 @@ def test_a_gpu_takes_its_share_of_the_slots_beside_one_at_fault(
 
 
 def test_a_job_waits_in_no_line_while_its_image_is_tried(machine: Callable[..., Machine]) -> None:
-    here = machine(lambda record: "import", site=PODS, devices=0)
+    """Also where jobs wait for what the cluster refuses for a shorter time."""
+    site = Site(application="shop", images={"t4": "main"}, held={"t4": 3.0})
+    here = machine(lambda record: "import", site=site, devices=0)
     here.submit("a", "b")
     here.end_all()
     here.now += 2.1

@@ -92,6 +92,7 @@ def test_what_an_older_version_left_of_gpus_is_freed_later(four: Several) -> Non
     holder = Attempt.of(four.running.pop("three")).holder
     four.client.zrem(four.key("holders_exclusive"), holder)
     four.client.hdel(four.key("devices"), holder)
+    four.client.zadd(four.key("holders_further"), {"damaged": four.now})
     four.now += 30
     assert turn(four) == []
     four.now += 31

@@ -113,6 +113,14 @@ def test_lines_stay_as_long_as_nothing_differs(queue: TenantQueue) -> None:
     queue.check_index()
 
 
+def test_a_new_tenant_leaves_the_lines_as_they_are(queue: TenantQueue) -> None:
+    before = queue.client.hget(queue.key("gate"), "order")
+    queue.after(1)
+    queue.send("new")
+    queue.turn()
+    assert queue.client.hget(queue.key("gate"), "order") == before
+
+
 def test_an_older_version_may_change_the_line_for_a_while(queue: TenantQueue) -> None:
     queue.send("b")
     queue.send("a")

@@ -14,6 +14,7 @@ from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.unbound import is_unbound
 from gpuqueue.store.domains import Domains
 from gpuqueue.store.keys import class_key
+from gpuqueue.store.usage import Capacities, Usage
 from tests.property.scaled import AUTO, Scaled
 from tests.property.test_node_domains import SLOTS
 
@@ -85,9 +86,34 @@ def test_a_holder_whose_record_is_not_its_own_is_bound_in_the_books(
         queue.client.hset(jobs, "s2", json.dumps(other))
     queue.lands("s1", "a")
     assert queue.of_nodes() == {"a": {"shared": 2, "exclusive": 0}}
+    assert len(queue.to_come()) == 2
     assert queue.record("s1")["node"] == "a"
     if damage == "another attempt":
         assert queue.record("s2") == other
+
+
+def test_a_job_of_two_gpus_binds_its_domain_and_leaves_its_node(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Scaled(schedule_redis, replace(AUTO, exclusive_slots=2))
+    assert queue.look()
+    starts(queue, "e1", "exclusive", gpus=2)
+    queue.lands("e1", "a")
+    assert queue.of_nodes() == {"a": {"shared": 0, "exclusive": 2}}
+    held = queue.client.zrange(f"{class_key('t4', 'domains')}:held", 0, -1)
+    assert held == [queue.attempt("e1").holder], "of its slots, the first stands for the holder"
+    assert queue.ends("e1") == []
+    assert queue.of_nodes() == {"a": {"shared": 0, "exclusive": 0}}
+
+
+def test_nodes_to_come_cost_nothing_until_they_come(queue: Scaled) -> None:
+    Capacities(queue.client, {"t4": AUTO}).note()
+    starts(queue, "e1", "exclusive")
+    queue.look("a")
+    assert Usage(queue.client).of("t4").capacities[-1].domains == 1
+    queue.now += 1
+    queue.lands("e1", "b")
+    assert Usage(queue.client).of("t4").capacities[-1].domains == 2
 
 
 def test_a_pod_that_is_not_on_its_node_binds_nothing(queue: Scaled) -> None:
@@ -266,6 +292,15 @@ def test_pods_of_nodes_to_come_keep_off_nodes_that_are_set_aside(queue: Scaled) 
     assert "away_until" not in queue.record("s1"), "it waits for a new node, not for that one"
     queue.lands("s1", "b")
     assert starts(queue, "s2") == "b" and "away" not in queue.record("s2"), "it is pinned"
+
+
+def test_a_pod_of_a_node_to_come_keeps_off_each_bad_node_once(queue: Scaled) -> None:
+    failed = {"failures": 1, "jobs": {}, "last": queue.now}
+    aside = failed | {"until": queue.now + 100, "pause": 100}
+    for place, entry in (("node:a", aside), ("node:b", failed), ("image:other", aside)):
+        queue.client.hset(class_key("t4", "places"), place, json.dumps(entry))
+    starts(queue, "s1", avoid=["a"])
+    assert queue.record("s1")["away"] == ["a"]
 
 
 def test_fewer_nodes_take_away_those_to_come_that_are_idle(queue: Scaled) -> None:

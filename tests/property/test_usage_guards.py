@@ -144,6 +144,15 @@ def test_an_attempt_that_held_its_slot_for_no_time_has_the_terms_of_then(
     assert (use.slots, use.attempts, use.held) == (4, 1, 0)
 
 
+def test_a_slot_of_another_attempt_has_not_waited_as_its_job(queue: Accounted) -> None:
+    queue.note(T4)
+    queue.submit()
+    queue.wait(10 * SECOND)
+    queue.client.zadd(class_key("t4", "holders_shared"), {"j1#7": queue.now})
+    running = {each.attempt: (each.start, each.waited) for each in queue.books().running}
+    assert running == {1: (queue.us - 10 * SECOND, 0), 7: (queue.us, 0)}
+
+
 def test_damaged_sums_begin_again(queue: Accounted) -> None:
     queue.note(T4)
     queue.submit()

@@ -331,9 +331,9 @@ local function held_for_long(job, spec)
 end
 
 -- The isolation whose first job has waited for a hold for too long; nil: none has.
-local function outlasting(v, ask, budget)
+local function outlasting(v, ask)
   local may = v.opened and v.aside and ask.spec.held_timeout
-  if not may or budget.spent >= ask.most then return nil end
+  if not may then return nil end
   for _, isolation in ipairs({ 'shared', 'exclusive' }) do
     local job = v[isolation] and load(v[isolation])
     if job and held_for_long(job, ask.spec) then return isolation end
@@ -359,7 +359,7 @@ local function startable(ask, budget)
     v = domain.keep_drained(v, spec)
     local too_small = v.opened and domain.too_small_for(v.needs, spec)
     local isolation = too_small and 'exclusive' or decide(v, spec)
-    if not isolation then isolation = outlasting(v, ask, budget) end
+    if not isolation then isolation = outlasting(v, ask) end
     if not isolation then return nil end
     if budget.spent >= ask.most then
       budget.over = true

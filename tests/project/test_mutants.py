@@ -1,0 +1,43 @@
+"""Which tests a mutant of the scripts gets, and in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from gpuqueue.store.client import connect
+from gpuqueue.store.line import Line
+from tests.mutants.__main__ import order
+from tests.mutants.check import FIXED, Seen
+from tests.mutants.derive import mutants
+from tests.mutants.reach import reached, where
+
+
+def test_scripts_say_which_of_their_lines_they_reach() -> None:
+    with reached() as new, EmbeddedRedis() as server:
+        client = connect(server.url)
+        Line(client).open("t4")
+        lines = new()
+        client.close()
+        assert new() == set()
+    assert {where(each.file, each.number) for each in mutants(["open.lua"])} <= lines
+    assert not lines & {where(each.file, each.number) for each in mutants(["claim.lua"])}
+
+
+def test_a_mutant_gets_the_tests_that_reach_it_the_likeliest_first() -> None:
+    mutant = mutants(["open.lua"])[0]
+    here = frozenset({where(mutant.file, mutant.number)})
+    seen = {
+        "test_long.py::test": Seen(2.0, here),
+        "test_short.py::test": Seen(0.01, here),
+        FIXED: Seen(9.0, here),
+        "test_other.py::test": Seen(0.01, frozenset()),
+        "test_catches.py::test": Seen(8.0, here),
+    }
+    caught = Counter({("open.lua", "test_catches.py::test"): 3})
+    assert order(mutant, seen, caught) == [
+        "test_catches.py::test",
+        "test_short.py::test",
+        "test_long.py::test",
+        FIXED,
+    ]
