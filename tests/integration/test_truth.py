@@ -62,6 +62,13 @@ def test_an_error_that_cannot_be_stored_fails_everywhere(hands: Hands, error: st
     check(hands, "FAILURE", "ERROR", "raises", error)
 
 
+def test_an_error_that_no_except_exception_catches_keeps_its_type(hands: Hands) -> None:
+    record = hands.attempt("odd_ends.raises", "panic")
+    check_attempt(hands, record, "FAILURE", "ERROR")
+    error = hands.app.AsyncResult(record["id"]).result
+    assert (type(error).__name__, str(error)) == ("Panic", "index out of bounds")
+
+
 @pytest.mark.parametrize("task", ["raises", "again_too_late"])
 def test_an_ignored_task_is_no_success(hands: Hands, task: str) -> None:
     """Without acks_late, Celery has acknowledged the message before the task rejects it."""

@@ -21,6 +21,10 @@ class Unpicklable(Exception):
         super().__init__(lambda: first)
 
 
+class Panic(BaseException):
+    """As of a library in Rust: no ``except Exception`` catches it."""
+
+
 class Mute(int):
     """Celery can store it, and cannot show it."""
 
@@ -104,6 +108,8 @@ def raises(name: str) -> NoReturn:
         raise Unpicklable(1, 2)
     if name == "unencodable":
         raise ValueError(Thing(), {1, 2})
+    if name == "panic":
+        raise Panic("index out of bounds")
     if name == "ignore":
         raise Ignore()
     raise Reject("no")
