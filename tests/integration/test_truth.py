@@ -53,6 +53,10 @@ def test_a_result_that_the_backend_refuses_fails_everywhere(hands: Hands) -> Non
     check(hands, "FAILURE", "ERROR", "refused")
 
 
+def test_output_that_cannot_be_written_fails_no_task(hands: Hands) -> None:
+    check(hands, "SUCCESS", "SUCCEEDED", "prints")
+
+
 def test_hooks_that_fail_after_a_success_change_nothing(hands: Hands) -> None:
     check(hands, "SUCCESS", "SUCCEEDED", "hooked")
 

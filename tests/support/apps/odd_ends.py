@@ -69,6 +69,13 @@ def gives(name: str) -> Any:
     return VALUES[name]()
 
 
+@app.task
+def prints() -> int:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    print("a name that is not UTF-8: \udcff", flush=True)
+    return 1
+
+
 class Hooked(Task):
     def on_success(self, *_: Any) -> NoReturn:
         raise ValueError("a hook that fails")
