@@ -75,13 +75,13 @@ def has_own_call(task: Any) -> bool:
 def soft_limit(seconds: float | None, met: Callable[[], object]) -> Iterator[None]:
     """Raise SoftTimeLimitExceeded in the task at its soft limit, by the signal that Celery's pool
     uses for it: alarm and timers of the process are the task's. ``met`` is called just before, in
-    another thread.
+    another thread. Without a limit, a revoke by that signal has the same effect.
     """
     over, ending, main = threading.Event(), threading.Lock(), threading.main_thread()
 
     def expire(number: int, frame: FrameType | None) -> None:
         if not over.is_set():  # else it came while the task ended
-            raise SoftTimeLimitExceeded(seconds)
+            raise SoftTimeLimitExceeded(*([seconds] if seconds else []))
 
     def watch() -> None:
         if not over.wait(seconds) and main.ident is not None:
@@ -90,11 +90,9 @@ def soft_limit(seconds: float | None, met: Callable[[], object]) -> Iterator[Non
                 if not over.is_set():
                     signal.pthread_kill(main.ident, signal.SIGUSR1)
 
-    if not seconds:
-        yield
-        return
     signal.signal(signal.SIGUSR1, expire)
-    threading.Thread(target=watch, name="gpuqueue-soft-limit", daemon=True).start()
+    if seconds:
+        threading.Thread(target=watch, name="gpuqueue-soft-limit", daemon=True).start()
     try:
         yield
     finally:

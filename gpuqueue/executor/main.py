@@ -29,7 +29,7 @@ from types import FrameType
 from typing import NoReturn
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.executor import application
+from gpuqueue.executor import application, streams
 from gpuqueue.executor.leaving import end_within, grace_of, leave_at_once
 from gpuqueue.executor.process import Executor
 from gpuqueue.model.ends import EXIT_CONFIG, EXIT_DEVICE, EXIT_OK, EXIT_TERMINATED
@@ -52,6 +52,7 @@ def run(do: Callable[[], int] = main) -> NoReturn:
     """Run the executor: the entry point. This process ends within its grace, however it went.
     ``do`` returns the exit status.
     """
+    streams.forgive()
     signal.signal(signal.SIGTERM, _on_term)  # process 1 ignores signals without a handler
     code = 1
     try:

@@ -76,22 +76,20 @@ class Outcome:
             raise
         except application.Stopped:
             raise
-        except SystemExit as exc:
+        except (SystemExit, KeyboardInterrupt) as exc:
             self.ends_process = True
             if self.if_lost:  # for Celery this process is lost
                 raise application.Stopped(status_of(exc)) from exc
             self.claim(EndReason.ERROR)
-            raise ExecutorDied(
-                f"the task called sys.exit with exit code {exc.code!r}, without a result"
-            ) from exc
+            raise ExecutorDied(f"the task {_exited(exc)}, without a result") from exc
         except SoftTimeLimitExceeded:
             self.claim(EndReason.ERROR)  # the time limit is the cause, not the interrupted code
             raise
-        except Exception as exc:
+        except BaseException as exc:  # also timeouts of gevent, and panics of Rust
             reason = gpu_failures.classify(exc, has_gpu=self._has_gpu())
             if reason == EndReason.INFRA:
                 self._give_up(exc)
-            self.ends_process = reason == EndReason.GPU_OOM
+            self.ends_process = reason == EndReason.GPU_OOM or not isinstance(exc, Exception)
             why = None
             if reason == EndReason.GPU_OOM:
                 self._escalate(exc)
@@ -119,7 +117,7 @@ class Outcome:
             raise application.Stopped(EXIT_NO_STATE) from exc
         self.claimed = outcome
 
-    def _escalate(self, exc: Exception) -> None:
+    def _escalate(self, exc: BaseException) -> None:
         """The GPU ran out of memory: if the job runs once more in a larger place, make it a retry
         for Celery, which writes no failure. Raises Celery's :class:`Retry`.
         """
@@ -136,7 +134,7 @@ class Outcome:
         hidden = self._environ.get("CUDA_VISIBLE_DEVICES") != self._visible
         return has_gpu(self._environ) and not hidden
 
-    def _give_up(self, exc: Exception) -> NoReturn:
+    def _give_up(self, exc: BaseException) -> NoReturn:
         """The GPU failed: write no result, so that another attempt may end the job."""
         number = self._executor.attempt.number
         logger.error("the GPU failed during attempt %s: %r", number, exc, exc_info=exc)
@@ -147,3 +145,9 @@ class Outcome:
         except RedisError as error:
             logger.warning("the GPU error is not recorded: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
+
+
+def _exited(exc: SystemExit | KeyboardInterrupt) -> str:
+    if isinstance(exc, SystemExit):
+        return f"called sys.exit with exit code {exc.code!r}"
+    return "raised KeyboardInterrupt"

@@ -1,9 +1,10 @@
-"""A task that rejects its message, or whose process is lost: its job ends, or goes on, as on a
-worker of Celery.
+"""A task that rejects its message, whose process is lost, or whose error the tracer leaves to its
+worker: its job ends, or goes on, as on a worker of Celery.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import celery
@@ -49,11 +50,11 @@ def if_lost(task: Any, retries: int) -> str | None:
     return LOST_REQUEUE if task.acks_late and task.reject_on_worker_lost else None
 
 
-def status_of(exc: SystemExit) -> int:
+def status_of(exc: SystemExit | KeyboardInterrupt) -> int:
     """Return the status with which a process ends that its task has ended: never one by which an
     executor says something else, as that it has reported.
     """
-    code = exc.code
+    code = getattr(exc, "code", None)
     if not isinstance(code, int) or not 0 < code < 256 or code in EXECUTORS_OWN:
         return 1
     return int(code)
@@ -67,3 +68,12 @@ def reject(request: Request, task: Any, failed: ExceptionInfo) -> None:
         Request.acknowledge(request)
     # Celery's own steps: the application's request class is told beside them.
     Request.on_failure(request, as_received(failed), return_ok=True)
+
+
+def fail(request: Request, failed: ExceptionInfo) -> None:
+    """Take Celery's steps for an error that the tracer has not stored, since it is no
+    :class:`Exception`, or came from the tracer itself: a failure is stored, and an event is sent.
+    """
+    with warnings.catch_warnings():  # the task may have made errors of them
+        warnings.simplefilter("ignore")
+        Request.on_failure(request, failed)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache, partial, wraps
 from typing import Any, NoReturn
 
+from billiard.einfo import ExceptionInfo
 from celery import Celery, states
 from celery.app import trace
 from celery.exceptions import Ignore
@@ -32,7 +33,7 @@ from gpuqueue.executor.celery_task import (
 )
 from gpuqueue.executor.leaving import grace_of
 from gpuqueue.executor.outcome import Outcome
-from gpuqueue.executor.redelivery import if_lost, reject
+from gpuqueue.executor.redelivery import fail, if_lost, reject
 from gpuqueue.executor.retry_queue import RetryQueue
 from gpuqueue.executor.waiting import sending
 from gpuqueue.glue.messages import message as messages
@@ -183,9 +184,14 @@ class Run:
                 # Looked up here: SDKs and applications replace it.
                 tell(request, request.on_accepted, os.getpid(), time.monotonic())
                 tracer = trace.build_tracer(task.name, task, app.loader, self._worker, app=app)
-                value, info, runtime, shown = tracer(
-                    request.id, request.args, request.kwargs, context
-                )
+                try:
+                    value, info, runtime, shown = tracer(
+                        request.id, request.args, request.kwargs, context
+                    )
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    value, info, runtime, shown = self._untraced(app, request, exc)
                 state = getattr(info, "state", None) or states.SUCCESS
                 if state == states.REJECTED:
                     reject(request, task, value)
@@ -216,6 +222,19 @@ class Run:
             for name, fields in ended if not packed else ():
                 events.send(name, request.id, **fields)
         return reported and not self._outcome.ends_process
+
+    def _untraced(self, app: Celery, request: Request, exc: BaseException) -> trace.trace_ok_t:
+        """End a task whose error its tracer has not stored; return what the tracer would have."""
+        failed = ExceptionInfo(internal=True)
+        state = states.FAILURE
+        try:
+            if not self._outcome.claimed:
+                self._outcome.claim(EndReason.ERROR)
+            if not self._has_stored_success(app):
+                fail(request, failed)
+        except Ignore:  # another attempt counts
+            state = states.IGNORED
+        return trace.trace_ok_t(failed, trace.TraceInfo(state, exc), 0.0, None)
 
     def _has_stored_success(self, app: Celery) -> bool:
         """Whether Celery has stored the success, and failed afterwards: for its log and its event,

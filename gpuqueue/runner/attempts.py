@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import selectors
 import socket
@@ -17,13 +19,16 @@ from typing import Any
 from gpuqueue.launchers.local import cgroup
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.marked import end_marked
-from gpuqueue.launchers.local.runtime import Runtime, read, write
+from gpuqueue.launchers.local.runtime import Runtime, read
 from gpuqueue.model.executor_env import FINISHER, INSTANCE
 from gpuqueue.runner import child, safety
 from gpuqueue.runner.descendants import Strays, is_tracker
 from gpuqueue.runner.running import Ended, Running
 
+logger = logging.getLogger(__name__)
 _NEW = os.O_CREAT | os.O_CLOEXEC
+#: No process is described in more bytes.
+_LONGEST = Process("0" * 128, 1 << 32, "0" * 32)
 
 
 class Attempts:
@@ -84,13 +89,16 @@ class Attempts:
             about = self._about(variables, group)
             run = partial(self._run, nonce, held, variables, about, group, spawned)
             try:
+                reserve(held, len(about(self._instance(nonce, _LONGEST))))
                 pid = child.fork(run, close=private, output=output)
             except OSError:
+                for path in (self._runtime.attempt(nonce), self._runtime.output(nonce)):
+                    path.unlink(missing_ok=True)
                 cgroup.remove_empty(self._cgroups)
                 raise
             process = Process.of(pid)
             # So does the new process, which may outlive this one, and have gone on by now.
-            if process is not None and not os.fstat(held).st_size:
+            if process is not None and not os.pread(held, 1, 0).strip():
                 os.pwrite(held, about(self._instance(nonce, process)), 0)
         finally:
             os.close(output)
@@ -177,7 +185,9 @@ class Attempts:
                 cgroup.kill(group)
                 cgroup.is_empty(group)
             end_marked(nonce)
-            yield self._end(Ended(nonce, content["instance"], None, content["variables"]))
+            # Its runner may have died while it noted the end.
+            code = content.get("code")
+            yield self._end(Ended(nonce, content["instance"], code, content["variables"]))
 
     def exited(self, nonce: str) -> None:
         """Note that the process of an attempt has ended."""
@@ -229,12 +239,24 @@ class Attempts:
         return bool(self._over)
 
     def _end(self, ended: Ended) -> Ended:
-        if FINISHER not in ended.variables:
-            write(self._runtime.end(ended.nonce), ended.described())
-        self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
+        try:
+            if FINISHER in ended.variables:
+                self._runtime.attempt(ended.nonce).unlink(missing_ok=True)
+            else:
+                self._runtime.keep_end(ended.nonce, ended.described())
+        except OSError as exc:  # the dispatchers that are connected are told
+            logger.error("the end of %s is not kept: %s", ended.instance, exc)
         return ended
 
     def unwritten(self) -> Iterator[Ended]:
         """Yield the ends that no dispatcher has written yet."""
         for nonce, content in self._runtime.ends():
             yield Ended(nonce, content["instance"], content["code"], content["variables"])
+
+
+def reserve(held: int, size: int) -> None:
+    """Write blanks into an open file, so that a full disk is known before a process starts. Raises
+    OSError.
+    """
+    if os.pwrite(held, b" " * size, 0) < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

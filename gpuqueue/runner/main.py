@@ -37,8 +37,9 @@ def main(argv: list[str]) -> int:
     runtime.stage(lock, IMPORTING)
     forget_default(os.environ)
     environ = {name: value for name, value in os.environ.items() if name != ROOM}
-    server = Server(runtime, load(environ), environ, lock=lock, command=argv[1:])
+    parent = load(environ)
     runtime.stage(lock, SERVING)
+    server = Server(runtime, parent, environ, lock=lock, command=argv[1:])
     server.serve()
     server.close()
     shut_down(environ, 0, server.stopped_by)

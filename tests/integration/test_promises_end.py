@@ -102,6 +102,18 @@ def test_the_signal_of_a_revoke_is_the_callers_to_choose(
     assert stack.told_so_far(key) == []
 
 
+@pytest.mark.local_only("Kubernetes sends SIGTERM, and SIGKILL after the grace")
+def test_a_revoke_by_the_signal_of_soft_limits_lets_the_task_tidy_up(
+    shop: ModuleType, stack: Stack, key: str
+) -> None:
+    result = shop.tidy_up.apply_async((key, "tell"), queue=GPU)
+    assert stack.told(key) == "started"
+    result.revoke(terminate=True, signal="SIGUSR1")
+    assert stack.told(key) == "tidied"
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+
+
 @needs_late_revoked
 def test_revoke_without_terminate_leaves_a_running_job_alone(
     shop: ModuleType, stack: Stack, key: str

@@ -53,6 +53,10 @@ def test_a_result_that_the_backend_refuses_fails_everywhere(hands: Hands) -> Non
     check(hands, "FAILURE", "ERROR", "refused")
 
 
+def test_output_that_cannot_be_written_fails_no_task(hands: Hands) -> None:
+    check(hands, "SUCCESS", "SUCCEEDED", "prints")
+
+
 def test_hooks_that_fail_after_a_success_change_nothing(hands: Hands) -> None:
     check(hands, "SUCCESS", "SUCCEEDED", "hooked")
 
@@ -60,6 +64,13 @@ def test_hooks_that_fail_after_a_success_change_nothing(hands: Hands) -> None:
 @pytest.mark.parametrize("error", ["unpicklable", "unencodable"])
 def test_an_error_that_cannot_be_stored_fails_everywhere(hands: Hands, error: str) -> None:
     check(hands, "FAILURE", "ERROR", "raises", error)
+
+
+def test_an_error_that_no_except_exception_catches_keeps_its_type(hands: Hands) -> None:
+    record = hands.attempt("odd_ends.raises", "panic")
+    check_attempt(hands, record, "FAILURE", "ERROR")
+    error = hands.app.AsyncResult(record["id"]).result
+    assert (type(error).__name__, str(error)) == ("Panic", "index out of bounds")
 
 
 @pytest.mark.parametrize("task", ["raises", "again_too_late"])

@@ -208,6 +208,9 @@ class Runner:
     def _died(self, pid: int, status: int) -> GpuQueueError:
         """Return the error for a runner that died at its start."""
         log = f"see {self._runtime.log}"
+        with contextlib.suppress(OSError):
+            if not os.statvfs(self._runtime.path).f_bavail:
+                log = f"the disk of GPUQUEUE_RUNTIME_DIR ({self._runtime.path}) is full"
         if self._runtime.runner == (pid, IMPORTING):
             named = self._environ.get("GPUQUEUE_APP")
             return RunnerRefuses(

@@ -121,12 +121,17 @@ class Runtime:
         content = json.loads(path.read_text())
         kept = {each: value for each, value in content["variables"].items() if each not in OF_JOB}
         content["variables"] = kept | dict(variables)
-        held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        _overwrite(path, content)
+
+    def keep_end(self, nonce: str, content: Mapping[str, Any]) -> None:
+        """Make the file of an attempt that of its end, which needs no room on a full disk. Raises
+        OSError.
+        """
         try:
-            # A shorter text must cover the longer one.
-            os.pwrite(held, json.dumps(content).encode().ljust(os.fstat(held).st_size), 0)
-        finally:
-            os.close(held)
+            _overwrite(self.attempt(nonce), content)
+            self.attempt(nonce).rename(self.end(nonce))
+        except FileNotFoundError:  # a dispatcher has removed it
+            write(self.end(nonce), content)
 
     @contextlib.contextmanager
     def next_output(self, nonce: str) -> Iterator[int]:
@@ -194,6 +199,15 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     new = path.with_name(f".{path.name}")
     new.write_text(json.dumps(content))
     new.rename(path)
+
+
+def _overwrite(path: Path, content: Mapping[str, Any]) -> None:
+    held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # A shorter text must cover the longer one.
+        os.pwrite(held, json.dumps(content).encode().ljust(os.fstat(held).st_size), 0)
+    finally:
+        os.close(held)
 
 
 def read(path: Path) -> dict[str, Any] | None:

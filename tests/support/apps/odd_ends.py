@@ -21,6 +21,10 @@ class Unpicklable(Exception):
         super().__init__(lambda: first)
 
 
+class Panic(BaseException):
+    """As of a library in Rust: no ``except Exception`` catches it."""
+
+
 class Mute(int):
     """Celery can store it, and cannot show it."""
 
@@ -65,6 +69,13 @@ def gives(name: str) -> Any:
     return VALUES[name]()
 
 
+@app.task
+def prints() -> int:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    print("a name that is not UTF-8: \udcff", flush=True)
+    return 1
+
+
 class Hooked(Task):
     def on_success(self, *_: Any) -> NoReturn:
         raise ValueError("a hook that fails")
@@ -104,6 +115,8 @@ def raises(name: str) -> NoReturn:
         raise Unpicklable(1, 2)
     if name == "unencodable":
         raise ValueError(Thing(), {1, 2})
+    if name == "panic":
+        raise Panic("index out of bounds")
     if name == "ignore":
         raise Ignore()
     raise Reject("no")

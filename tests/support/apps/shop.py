@@ -258,6 +258,8 @@ def tidy_up(key: str, then: str = "return") -> str | None:
     except SoftTimeLimitExceeded:
         if then == "raise":
             raise
+        if then == "tell":
+            tell(key, "tidied")
         return "tidied"
     return None
 

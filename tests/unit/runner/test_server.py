@@ -227,6 +227,19 @@ def test_broken_import_is_said_once_with_its_traceback(machine: Machine, tmp_pat
     assert 'broken.py", line 2, in f' in machine.runtime.log.read_text()
 
 
+def test_a_full_disk_starts_no_process_and_ends_no_runner(machine: Machine) -> None:
+    patch, half = "w, tries = os.pwrite, []; os.pwrite = ", "tries.append(1) or len(data) // 2"
+    change = f"{patch}lambda f, data, at: w(f, data, at) if data.strip() or tries else {half}"
+    one = machine.dispatcher("import os; os._exit(3)", change)
+    with pytest.raises(RunnerRefuses, match="No space left on device") as seen:
+        one.start("a", {})
+    assert seen.value.kind == "system"
+    one.start("b", {})
+    assert (machine.end()["nonce"], machine.ended.empty()) == ("b", True)
+    left = [*machine.runtime.attempts(), *(machine.runtime.path / "attempts").iterdir()]
+    assert left == []
+
+
 def test_ends_are_polled_without_pidfds(machine: Machine) -> None:
     one = machine.dispatcher("import os; os._exit(7)", "del os.pidfd_open")
     one.start("a", {})

@@ -151,6 +151,16 @@ def test_a_process_that_goes_on_keeps_its_file_and_its_lock(folder: Path) -> Non
     }
 
 
+def test_an_end_is_kept_in_the_file_of_its_attempt(folder: Path) -> None:
+    """Where the disk is full, no other file can be written."""
+    made = prepare(folder, "key")
+    write(made.attempt("a"), {"instance": "i", "variables": {"long": "x" * 99}, "runner": {}})
+    file = made.attempt("a").stat().st_ino
+    made.keep_end("a", {"instance": "i", "code": 0, "variables": {}})
+    assert (made.end("a").stat().st_ino, list(made.attempts())) == (file, [])
+    assert read(made.end("a")) == {"instance": "i", "code": 0, "variables": {}}
+
+
 def test_an_output_that_begins_again_keeps_the_part_before(folder: Path) -> None:
     made = prepare(folder, "key")
     made.output("n").write_text("first")
