@@ -6,5 +6,5 @@
 --   most: how many jobs to look at, so that one call stays short; a large record counts more
 -- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
 --! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
---! server place holds places held warm waiting_pods placement admission
+--! server place holds places held warm waiting_pods placement reserved admission
 return admit(context)

@@ -4,7 +4,7 @@
 --   spec, nonce, by, most: see admit
 -- Answer: as of admit
 --! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
---! server place holds places held warm waiting_pods placement admission
+--! server place holds places held warm waiting_pods placement reserved admission
 local job = load_or_set_aside(context.delivery)
 if job and job.state == 'accepted' then
   enter_line(job)

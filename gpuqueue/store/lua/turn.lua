@@ -9,7 +9,7 @@
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
 --! clock counts records slots tenants tenant_lines tenant_turns domains line damaged attempts
---! server place holds places held warm waiting_pods placement admission upkeep
+--! server place holds places held warm waiting_pods placement reserved admission upkeep
 local problems = {}
 
 local function attempt(step, act, otherwise)

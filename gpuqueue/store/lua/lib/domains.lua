@@ -21,7 +21,8 @@
 
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
-local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '' }
+-- `frees`: domain → when so many of its slots are free (see placement), until its holders change.
+local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '', frees = {} }
 
 function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
@@ -110,6 +111,7 @@ end
 
 function domain.index(name)
   if name == domain.NOWHERE_YET then return end
+  domain.frees[name] = nil
   local own = domain.slots(name)
   local usable = own and not own.waits
   local later = domain.is_unbound(name) and UNBOUND.later or 0
