@@ -190,6 +190,14 @@ class GpuClass:
             if self.slots(isolation)
         ]
 
+    @property
+    def taken_queues(self) -> list[str]:
+        """The queues from which its dispatchers take messages: also those whose jobs they refuse,
+        since a message that none takes waits unseen.
+        """
+        kinds = (None, SHARED, EXCLUSIVE) if self.has_gpu else (None,)
+        return [str(QueueName(self.name, isolation)) for isolation in kinds]
+
     def on(self, devices: int) -> GpuClass:
         """Return the class of a machine that deals it so many GPUs, and is one node."""
         if self.domain == NODE:

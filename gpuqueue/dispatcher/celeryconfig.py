@@ -25,7 +25,7 @@ worker_consumer = "gpuqueue.glue.worker.consumer:Consumer"
 _names = {
     "gpu.auto",
     "gpu.mig",
-    *(queue for each in _classes.values() for queue in [*each.queues, f"gpu.{each.name}"]),
+    *(queue for each in _classes.values() for queue in each.taken_queues),
 }
 task_queues = [Queue(name, Exchange(name), routing_key=name) for name in sorted(_names)]
 # Only JSON is decoded.

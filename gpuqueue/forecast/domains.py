@@ -4,6 +4,7 @@ decide.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -13,7 +14,7 @@ from gpuqueue.forecast.snapshot import NOWHERE_YET, Aside, Domains, Held, Waitin
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.unbound import LATER, is_unbound
 
-#: How many domains one decision looks at.
+#: How many domains one decision looks at, at least of each number of slots.
 MOST = 64
 #: The planned end of an attempt without a limit. More holders without one make a domain later.
 NO_END, ALONE = 10.0**12, 10.0**5
@@ -25,6 +26,7 @@ class Placement:
     def __init__(self, domains: Domains, held: Iterable[Held]) -> None:
         self.slots = domains.slots
         self.drained, self.until = domains.drained, domains.until
+        self.reserved = domains.reserved
         self._aside, self._kept = dict(domains.aside), domains.kept
         #: The most exclusive slots of a domain.
         self.largest = max((own[1] for own in self.slots.values()), default=0)
@@ -42,6 +44,7 @@ class Placement:
         """Return one that changes by itself."""
         new = object.__new__(Placement)
         new.slots, new.drained, new.until = self.slots, self.drained, self.until
+        new.reserved = self.reserved
         new._aside, new._kept, new.largest = self._aside.copy(), self._kept, self.largest
         new._held = {
             name: {each: held.copy() for each, held in kinds.items()}
@@ -80,11 +83,11 @@ class Placement:
         isolation: str,
         now: float,
         avoid: Collection[str] = (),
-        drained: str | None = None,
+        away: str | None = None,
         number: int = 1,
     ) -> str | None:
         """Return the domain of the next job of an isolation: the fullest with room for as many
-        slots as it needs, then one without a node.
+        slots as it needs, then one without a node. ``away``: it drains, or is reserved.
         """
         if self._nowhere_yet(isolation):
             return None
@@ -92,7 +95,7 @@ class Placement:
         fitting = (name for room, name in self._room[isolation] if room % LATER >= number)
         for name in islice(fitting, MOST):
             stands = self.standing(name, now)
-            if stands == "held" or (isolation == SHARED and name == drained):
+            if stands == "held" or name == away:
                 continue
             rank = (2 if name in avoid else 0) + (0 if stands and not is_unbound(name) else 1)
             if best is None or rank < least:
@@ -113,34 +116,55 @@ class Placement:
             return False
         return not self.standing(name, now) and now + limit <= self.until
 
-    def drain(self, needed: bool, now: float, number: int = 1) -> bool:
-        """Have a domain with so many exclusive slots become idle, or none. Returns whether that has
-        changed.
+    def keep(self, several: bool, closed: bool, now: float, number: int) -> bool:
+        """Reserve a domain with so many exclusive slots (``several``), have it become idle
+        (``closed``), or none. Returns whether that has changed.
         """
-        drained = self._soonest(now, number) if needed else None
-        if drained == self.drained:
+        own = self.reserved or self.drained
+        chosen = self._soonest(now, own, number) if several or closed else None
+        reserved, drained = chosen if several else None, chosen if closed else None
+        if (reserved, drained) == (self.reserved, self.drained):
             return False
-        self.drained, self.until = drained, 0.0
-        if drained is not None:
-            ends = self._entries[drained][2]
+        self.reserved = reserved
+        if drained != self.drained:
+            self.drained, self.until = drained, 0.0
+            ends = self._entries[drained][2] if drained else None
             self.until = ends if ends is not None and ends < NO_END else 0.0
         return True
 
-    def _soonest(self, now: float, number: int) -> str | None:
-        own = None
-        large = self.drained is not None and self.slots.get(self.drained, (0, 0))[1] >= number
-        if large and self.drained and self.standing(self.drained, now) != "held":
-            own = self._entries.get(self.drained, (0, 0, None))[2]
-        order: Iterable[tuple[float, str]] = self._ends
-        if number > 1:  # of one end, first those with fewer slots
-            large_ones = [each for each in self._ends if self.slots[each[1]][1] >= number]
-            order = sorted(large_ones, key=lambda each: (each[0], self.slots[each[1]][1], each[1]))
-        for ends, name in islice(order, MOST):
-            if own is not None and ends >= own:
-                return self.drained
-            if self.standing(name, now) != "held":
-                return name
-        return self.drained if own is not None else None
+    def _soonest(self, now: float, current: str | None, number: int) -> str | None:
+        best, least = None, math.inf
+        if current and self.standing(current, now) != "held":
+            own = self._entries.get(current, (0, 0, None))[2]
+            if own is not None and number > 1:
+                own = self._free_at(current, number)
+            if own is not None and own < least:
+                best, least = current, own
+        for at, name in self._candidates(number):
+            if at < least and self.standing(name, now) != "held":
+                best, least = name, at
+        return best
+
+    def _candidates(self, number: int) -> Iterable[tuple[float, str]]:
+        if number == 1:
+            yield from islice(self._ends, MOST)
+            return
+        for size in sorted({own[1] for own in self.slots.values()}):
+            fitting = (name for _, name in self._ends if self.slots[name][1] == size >= number)
+            for name in islice(fitting, MOST):
+                yield self._free_at(name, number), name
+
+    def _free_at(self, name: str, number: int) -> float:
+        """When so many slots of a domain are free for one exclusive job."""
+        held = self._of(name)
+        ends = sorted(held[EXCLUSIVE].values())
+        over = len(ends) + number - self.slots.get(name, (0, 0))[1]
+        at = max(held[SHARED].values(), default=0.0)
+        if over > 0:
+            at = max(at, ends[over - 1] if over <= len(ends) else math.inf)
+        if NO_END <= at < math.inf:
+            at = NO_END + len(held[SHARED]) + max(0, over) * ALONE
+        return at
 
     def _nowhere_yet(self, isolation: str) -> bool:
         other = EXCLUSIVE if isolation == SHARED else SHARED

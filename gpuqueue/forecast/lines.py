@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpuqueue.forecast.snapshot import Held, Waiting
 from gpuqueue.model.names import ISOLATIONS
@@ -39,9 +39,9 @@ class Jobs:
         insort(self._jobs, (job.place, job))
         self._last = self._jobs[-1][0]
 
-    def first(self) -> Waiting | None:
-        """Return the first, if it was read."""
-        return self._jobs[0][1] if self._jobs else None
+    def first(self, at: int = 0) -> Waiting | None:
+        """Return the first, or a later one, if it was read."""
+        return self._jobs[at][1] if at < len(self._jobs) else None
 
     def enter(self, job: Waiting) -> None:
         """Add one that comes. Behind those that were read, it counts as one of the others."""
@@ -50,9 +50,9 @@ class Jobs:
         else:
             insort(self._jobs, (job.place, job))
 
-    def leave(self) -> None:
-        """Take the first out. The first one that was not read is taken to be like the last."""
-        _, job = self._jobs.pop(0)
+    def leave(self, job: Waiting) -> None:
+        """Take one out. The first one that was not read is taken to be like the last."""
+        del self._jobs[bisect_left(self._jobs, (job.place,))]
         if self.more and not self._jobs:
             self.more -= 1
             name = f"{job.delivery.partition(UNREAD)[0]}{UNREAD}{self.more}"
@@ -73,8 +73,15 @@ class Line(Protocol):
 
     def first(self, isolation: str) -> Waiting | None: ...
 
-    def before(self) -> str | None:
-        """The isolation that goes first of two whose first jobs could start; None: by place."""
+    def behind(self, isolation: str, most: int) -> list[tuple[Waiting, Any]]:
+        """Return the jobs behind the first one that were read, in order, at most so many; each with
+        its front, for ``before``.
+        """
+
+    def before(self, passing: Any = None) -> str | None:
+        """The isolation that goes first of two that could start a job; None: by place.
+        ``passing``: the front of an exclusive job that starts before the first one.
+        """
 
     def hides(self, isolation: str) -> bool:
         """Whether jobs of an isolation wait, although none may be next."""
@@ -84,7 +91,7 @@ class Line(Protocol):
     def enter(self, job: Waiting, now: float) -> None: ...
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take the first of its isolation out."""
+        """Take one out that was read."""
 
     def started(self, job: Waiting, held: Held, now: float) -> None: ...
 
@@ -115,7 +122,12 @@ class ByArrival:
         """Return the first job of an isolation."""
         return self._jobs[isolation].first()
 
-    def before(self) -> str | None:
+    def behind(self, isolation: str, most: int) -> list[tuple[Waiting, Any]]:
+        """By place."""
+        jobs = (self._jobs[isolation].first(at) for at in range(1, most + 1))
+        return [(job, None) for job in jobs if job]
+
+    def before(self, passing: Any = None) -> str | None:
         """The place decides."""
         return None
 
@@ -132,8 +144,8 @@ class ByArrival:
         self._jobs[job.isolation].enter(job)
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take the first of its isolation out."""
-        self._jobs[job.isolation].leave()
+        """Take one out that was read."""
+        self._jobs[job.isolation].leave(job)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:
         """Nothing depends on who has started."""

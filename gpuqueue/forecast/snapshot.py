@@ -140,6 +140,8 @@ class Domains:
     until: float = 0.0
     """When the one that drains is idle, as its jobs had declared."""
     aside: Mapping[str, Aside] = field(default_factory=dict)
+    reserved: str | None = None
+    """The one that is reserved for the first exclusive job, which needs several GPUs."""
     kept: frozenset[str] = frozenset()
     """Nodes that are kept for pods that may have made them come; see lua/lib/unbound.lua."""
 

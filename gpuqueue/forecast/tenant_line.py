@@ -6,6 +6,8 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Any
 
 from gpuqueue.forecast.lines import Jobs
 from gpuqueue.forecast.snapshot import Held, Tenant, Tenants, Waiting
@@ -128,9 +130,24 @@ class ByTenants:
             return None
         return self._states[front[-1]].jobs[isolation].first()
 
-    def before(self) -> str | None:
+    def behind(self, isolation: str, most: int) -> list[tuple[Waiting, Any]]:
+        """By the fronts of their tenants, as if each job were the first of its tenant."""
+        order = self._order[isolation][: most + 1]
+        tops = [(front, 0, self._states[front[-1]]) for front in order]
+        found: list[tuple[Waiting, Any]] = []
+        while tops and len(found) <= most:
+            front, at, state = heappop(tops)
+            job, after = (state.jobs[isolation].first(each) for each in (at, at + 1))
+            assert job
+            found.append((job, front))
+            if after:
+                heappush(tops, (self._front(front[-1], state, after), at + 1, state))
+        return found[1:]
+
+    def before(self, passing: Front | None = None) -> str | None:
         """The tenant decides; with the same front, the place."""
         shared, exclusive = (self._chosen[each] for each in ISOLATIONS)
+        exclusive = passing or exclusive
         if shared is None or exclusive is None or shared == exclusive:
             return None
         return ISOLATIONS[0] if shared < exclusive else ISOLATIONS[1]
@@ -150,9 +167,9 @@ class ByTenants:
         self._refresh(job.tenant)
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take the first job of its tenant out."""
+        """Take one out that was read."""
         self._totals[job.isolation] -= 1
-        self._states[job.tenant].jobs[job.isolation].leave()
+        self._states[job.tenant].jobs[job.isolation].leave(job)
         self._refresh(job.tenant)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:
@@ -204,18 +221,21 @@ class ByTenants:
         used = math.log(state.usage / state.rule.weight) / _LOG2
         return 2000 + used + state.at / self._rules.half_life
 
+    def _front(self, name: str, state: _State, first: Waiting) -> Front:
+        rule = state.rule
+        tier = 0 if state.slots < rule.guaranteed else 1
+        priority = max(0, min(99, first.priority))
+        return (tier, priority, round(self._cost(state), 6), state.served, rule.id, name)
+
     def _refresh(self, name: str) -> None:
         state = self._states[name]
-        limit, rule = state.rule.max_running, state.rule
+        limit = state.rule.max_running
         limited = limit is not None and state.running >= limit
         for isolation, jobs in state.jobs.items():
             first = jobs.first()
             front: Front | None = None
             if first and not limited:
-                tier = 0 if state.slots < rule.guaranteed else 1
-                priority = max(0, min(99, first.priority))
-                cost = round(self._cost(state), 6)
-                front = (tier, priority, cost, state.served, rule.id, name)
+                front = self._front(name, state, first)
             before, order = state.fronts[isolation], self._order[isolation]
             if front != before:
                 if before is not None:

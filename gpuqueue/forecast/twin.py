@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gpuqueue.forecast.domains import MOST, Placement
 from gpuqueue.forecast.lines import ByArrival, Line
 from gpuqueue.forecast.snapshot import Held, Snapshot, Waiting
 from gpuqueue.forecast.tenant_line import ByTenants
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+
+#: How many jobs behind one of several GPUs a decision looks at.
+BEHIND = 8
 
 
 @dataclass(slots=True)
@@ -20,6 +24,10 @@ class _Look:
     needs: int = 1
     """How many slots the first exclusive job needs."""
     backfills: bool = False
+    passing: tuple[Waiting, str, Any] | None = None
+    """The job that starts before the first exclusive one, which must wait; its domain, and the
+    front of its tenant.
+    """
 
 
 class Twin:
@@ -81,12 +89,15 @@ class Twin:
         self.line.keep(now)
         while True:
             look = self._drain(self._look(now), now)
-            isolation = EXCLUSIVE if self._is_too_small(look) else self._decide(look)
-            job = look.first[isolation] if isolation else None
+            if self._is_too_small(look):
+                look.passing = None
+                job = look.first[EXCLUSIVE]
+            else:
+                job = self._decide(look)
             if job is None or self.line.dry:
                 return started
             over = job.expires is not None and job.expires <= now
-            if over or (isolation == EXCLUSIVE and self._is_too_small(look)):
+            if over or self._is_too_small(look):
                 self.line.leave(job, now)
             else:
                 started.append((job, self._start(job, look, now)))
@@ -102,11 +113,21 @@ class Twin:
         if not placement:
             look.backfills = self._passes_gate(look, now)
         else:
-            look.domain[SHARED] = placement.pick(SHARED, now, drained=placement.drained)
+            look.domain[SHARED] = placement.pick(SHARED, now, away=placement.drained)
             look.domain[EXCLUSIVE] = placement.pick(EXCLUSIVE, now, number=needs)
+            if needs > 1 and look.domain[EXCLUSIVE] is None:
+                look.passing = self._passing(placement, now)
             if shared and look.domain[SHARED] is None and placement.lets_in(shared, now):
                 look.backfills, look.domain[SHARED] = True, placement.drained
         return look
+
+    def _passing(self, placement: Placement, now: float) -> tuple[Waiting, str, Any] | None:
+        """The first job behind that a domain takes which is not reserved."""
+        for job, front in self.line.behind(EXCLUSIVE, BEHIND):
+            domain = placement.pick(EXCLUSIVE, now, away=placement.reserved, number=job.gpus)
+            if domain is not None:
+                return job, domain, front
+        return None
 
     def _is_too_small(self, look: _Look) -> bool:
         """Whether no domain has as many slots as the first exclusive job needs."""
@@ -144,15 +165,16 @@ class Twin:
         if not self._placement:
             self._keep_planned_end(look, now)
             return look
-        needed = look.first[EXCLUSIVE] is not None and look.domain[EXCLUSIVE] is None
-        needed = needed and self._bypassed >= self.rules.exclusive_patience
-        return self._look(now) if self._placement.drain(needed, now, look.needs) else look
+        waits = look.first[EXCLUSIVE] is not None and look.domain[EXCLUSIVE] is None
+        closed = waits and self._bypassed >= self.rules.exclusive_patience
+        changed = self._placement.keep(waits and look.needs > 1, closed, now, look.needs)
+        return self._look(now) if changed else look
 
     def _may_start(self, look: _Look, isolation: str) -> bool:
         rules, running = self.rules, self._running
         shared_waits = look.first[SHARED] is not None
         if self._placement:
-            if look.domain[isolation] is None:
+            if look.domain[isolation] is None and not (isolation == EXCLUSIVE and look.passing):
                 return False
             turn = shared_waits and look.domain[SHARED] is not None
             return isolation == SHARED or not turn or self._row < rules.shared_patience
@@ -163,19 +185,25 @@ class Twin:
             return False
         return not shared_waits or self._row < rules.shared_patience
 
-    def _decide(self, look: _Look) -> str | None:
-        can = [each for each in ISOLATIONS if look.first[each] and self._may_start(look, each)]
+    def _decide(self, look: _Look) -> Waiting | None:
+        """Return the job that starts next; None: none can."""
+        next_ones = dict(look.first)
+        front = None
+        if look.passing:
+            next_ones[EXCLUSIVE], _, front = look.passing
+        can = [each for each in ISOLATIONS if next_ones[each] and self._may_start(look, each)]
+        found = [job for each in can if (job := next_ones[each])]
         if len(can) < 2:
-            return can[0] if can else None
-        shared, exclusive = look.first[SHARED], look.first[EXCLUSIVE]
-        assert shared and exclusive
-        return self.line.before() or (SHARED if shared.place < exclusive.place else EXCLUSIVE)
+            return found[0] if found else None
+        before = self.line.before(front)
+        return next_ones[before] if before else min(found, key=lambda job: job.place)
 
     def _count_start(self, look: _Look, isolation: str) -> None:
         shared, exclusive = look.first[SHARED], look.first[EXCLUSIVE]
         if isolation == EXCLUSIVE:
             keeps = self._row if self._hides(SHARED) else 0
-            self._bypassed, self._row = 0, self._row + 1 if shared else keeps
+            self._row = self._row + 1 if shared else keeps
+            self._bypassed = self._bypassed if look.passing else 0
             return
         self._row = 0
         if shared and exclusive:
@@ -195,11 +223,14 @@ class Twin:
         ends = now + job.planned_limit if job.planned_limit else None
         name, domain = f"{job.delivery}#+{self._number}", None
         if self._placement:
+            passing = look.passing if job.isolation == EXCLUSIVE else None
+            away = self._placement.drained if job.isolation == SHARED else None
+            if passing:
+                away = self._placement.reserved
             other = None
             if not look.backfills:
-                asked = (job.avoid, self._placement.drained, job.gpus)
-                other = self._placement.pick(job.isolation, now, *asked)
-            domain = other or look.domain[job.isolation]
+                other = self._placement.pick(job.isolation, now, job.avoid, away, job.gpus)
+            domain = other or (passing[1] if passing else look.domain[job.isolation])
             assert domain is not None
         known = (name, job.isolation, job.tenant, job.task, domain, ends, job.time_limit, now)
         held = Held(*known, gpus=job.gpus)

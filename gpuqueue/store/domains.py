@@ -23,6 +23,8 @@ class Domain:
     held: dict[str, int]
     drained: bool = False
     """Whether it becomes idle for an exclusive job: no shared job starts there."""
+    reserved: bool = False
+    """Whether it is kept for an exclusive job of several GPUs: no other one starts there."""
     bound: bool = True
     """Whether it exists; else an autoscaler adds a node for its pods, and it costs nothing yet."""
 
@@ -57,8 +59,8 @@ class Domains:
         key = class_key(gpu_class, "domains")
         pipe = self._client.pipeline(transaction=True)
         pipe.hgetall(key)
-        pipe.hget(class_key(gpu_class, "gate"), "drained")
-        slots, drained = pipe.execute()
+        pipe.hmget(class_key(gpu_class, "gate"), "drained", "reserved")
+        slots, (drained, reserved) = pipe.execute()
         names = sorted(slots, key=lambda name: (len(name), name))
         pipe = self._client.pipeline(transaction=True)
         for name in names:
@@ -71,6 +73,7 @@ class Domains:
                 {each: int(known.get(each, 0)) for each in ISOLATIONS},
                 {each: next(held) for each in ISOLATIONS},
                 name == drained,
+                name == reserved,
                 not is_unbound(name),
             )
             for name in names

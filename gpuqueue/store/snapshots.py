@@ -236,7 +236,7 @@ class Snapshots:
                 aside[name] = Aside(place.until, place.probe)
         until = float(gate.get("until") or 0)
         kept = frozenset(name for name, text in slots.items() if "waits" in (readable(text) or {}))
-        return Domains(made, gate.get("drained"), until, aside, kept)
+        return Domains(made, gate.get("drained"), until, aside, gate.get("reserved"), kept)
 
     def _tenants(
         self, gate: Mapping[str, str], own: str, others: Sequence[str]

@@ -33,6 +33,7 @@ class Attempted(Entrance):
             record["token"],
             f"h:{self._instances}:1",
             record["isolation"],
+            gpus=record.get("gpus", 1),
         )
         self.processes.append(made)
         return made

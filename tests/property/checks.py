@@ -33,6 +33,7 @@ def check(world: World) -> None:
     records = {delivery: json.loads(text) for delivery, text in keys["jobs"].items()}
     holders = {isolation: set(keys[f"holders_{isolation}"]) for isolation in ISOLATIONS}
     check_slots(world, holders)
+    check_further(world, set(keys["holders_further"]))
     check_pods(world, keys, records, holders)
     check_devices(world, keys["devices"], holders)
     check_states(world, keys, records)
@@ -53,6 +54,7 @@ def check_slots(world: World, holders: dict[str, set[str]]) -> None:
     """
     model = world.model
     for isolation in ISOLATIONS:
+        in_use = model.held(isolation)
         expected = {
             Attempt(CLASS, *holder).holder
             for holder, kind in model.holders.items()
@@ -60,13 +62,23 @@ def check_slots(world: World, holders: dict[str, set[str]]) -> None:
         }
         assert holders[isolation] == expected
         world.limits[isolation] = max(
-            model.rules.slots(isolation), min(world.limits[isolation], len(expected))
+            model.rules.slots(isolation), min(world.limits[isolation], in_use)
         )
-        assert len(expected) <= world.limits[isolation]
+        assert in_use <= world.limits[isolation]
     world.mixed = world.mixed and all(holders.values())
     assert world.mixed or not (holders[SHARED] and holders[EXCLUSIVE]), (
         "shared and exclusive never meet"
     )
+
+
+def check_further(world: World, found: set[str]) -> None:
+    """A job of several GPUs has a slot for each, for as long as it holds the first."""
+    model = world.model
+    assert found - {"."} == {
+        f"{Attempt(CLASS, *holder).holder}/{at}"
+        for holder in model.holders
+        for at in range(2, model.slots_of(holder) + 1)
+    }
 
 
 def check_pods(
@@ -76,7 +88,7 @@ def check_pods(
     pods = world.model.pods
     assert keys["warm_until"] == pods.until
     assert set(keys["warm"]) == set(pods.known)
-    total = len(pods.until) + sum(map(len, holders.values()))
+    total = len(pods.until) + world.model.in_use
     world.most_pods = max(world.model.rules.shares, min(world.most_pods, total))
     assert total <= world.most_pods
     running = [each.get("instance") for each in records.values() if each["state"] in HOLDING]

@@ -19,6 +19,8 @@ from tests.property.world import World
 TURNS_A_JOB, TURNS = 12, 120
 #: What stays for good: of a size that does not grow.
 KEPT = {"gate", "counts", "terms", "history", "usage", "run_times", "run_times_last"}
+#: Of jobs of several GPUs a mark stays; see check_further.
+KEPT |= {"holders_further"}
 
 
 def drain(world: World) -> None:
@@ -81,7 +83,8 @@ def _turn(world: World, turn: int) -> None:
         world.finish_claim(delivery, f"drain{turn}", 10)
         world.finished(delivery, f"drain{turn}")
     for job in list(world.model.jobs.values()):
-        if job.state == JobState.WAITING and not world.model.rules.slots(job.isolation):
+        waits = job.state in (JobState.WAITING, JobState.DELAYED)
+        if waits and job.gpus > world.model.rules.slots(job.isolation):
             world.cancel(job.id, True)  # nothing else can end it while its class has no slots
     live = {process.told.attempt: process for process in world.processes}
     for attempt, _ in world.reader.holders(CLASS):

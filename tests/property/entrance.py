@@ -9,7 +9,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.names import ISOLATIONS, delivery_name
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -44,6 +44,7 @@ class Process:
     isolation: str
     first: tuple[str, int] | None = None
     """The attempt that it was started for, if it has gone on to others."""
+    gpus: int = 1
 
     @property
     def told(self) -> Told:
@@ -125,6 +126,7 @@ class Entrance(Timed):
         optional |= {"planned_limit": job.planned_limit}
         optional |= {"reuse": job.reuse or None, "warm": job.warm or None}
         record |= {"tenant": job.tenant} if job.tenant else {}
+        record |= {"gpus": job.gpus} if job.gpus > 1 else {}
         record |= {"tag": job.tag} if job.tag else {}
         record |= {name: value for name, value in optional.items() if value is not None}
         return record  # type: ignore[return-value]
@@ -186,6 +188,9 @@ class Entrance(Timed):
         """Compare what was started with the model's own decision, and see to the bounds."""
         lines, cold = self.lines(), iter(granted)
         started = self.model.admit(self.now)
+        for job in lines[EXCLUSIVE]:
+            if job.state == JobState.DELAYED:  # it was too large, and comes into line once more
+                self.bounds.overtakers.pop(job.delivery, None)
         found = [self.called(job.delivery) or next(cold, None) for job in started]
         self.compare([*filter(None, found), *cold], started, lines)
         self.granted += granted

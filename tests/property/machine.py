@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gpuqueue.model.attempt import Attempt
-from gpuqueue.model.names import ISOLATIONS
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS
 from gpuqueue.model.states import JobState
 from tests.property.checks import check
 from tests.property.drain import drain
@@ -78,6 +78,7 @@ class Schedule(RuleBasedStateMachine):
         kind=st.sampled_from([("", 0), ("", 3), ("", 9), ("", 2)]),
         warm=st.sampled_from([0, 60]),
         enqueue=st.sampled_from([True, True, True, False]),
+        gpus=st.sampled_from([1, 1, 2, 3]),
     )
     def submit(
         self,
@@ -89,6 +90,7 @@ class Schedule(RuleBasedStateMachine):
         kind: tuple[str, int],
         warm: float,
         enqueue: bool,
+        gpus: int = 1,
     ) -> None:
         world, name = self.world, f"j{self.count}"
         self.count += 1
@@ -105,6 +107,8 @@ class Schedule(RuleBasedStateMachine):
             tenant=kind[0],
             reuse=kind[1],
             warm=warm,
+            # The model deals one GPU to a job: test_several_gpus.py has machines that deal more.
+            gpus=gpus if isolation == EXCLUSIVE and not world.model.rules.devices else 1,
         )
         if enqueue:
             world.take_in(job)
@@ -127,7 +131,8 @@ class Schedule(RuleBasedStateMachine):
     def id_is_sent_again(self, number: int, tagged: bool) -> None:
         world, known = self.world, self.some_job(number, JobState.ENDED)
         tag = world.new_tag() if tagged else ""
-        world.take_in(ModelJob(known.id, known.delivery, known.isolation, known.priority, tag=tag))
+        again = ModelJob(known.id, known.delivery, known.isolation, known.priority, tag=tag)
+        world.take_in(replace(again, gpus=known.gpus))
 
     @precondition(lambda self: self.world.model.jobs)
     @rule(number=index)

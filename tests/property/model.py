@@ -36,6 +36,8 @@ class Rules:
         return max(self.shared_slots, self.exclusive_slots)
 
 
+#: Seconds after which a job is looked at again that needs more slots than its class has.
+TOO_SMALL = 30
 #: Seconds between two jobs of one eta, and for how many these are kept.
 MOMENT, MOST_AT_ONCE = 5e-7, 100_000
 
@@ -88,6 +90,8 @@ class ModelJob:
     started: float = 0.0
     loaded: bool = True
     """Its executor loads no application, or has reported that it is loaded."""
+    gpus: int = 1
+    """How many slots it needs."""
     tenant: str = ""
     task: str = "t"
     reuse: int = 0
@@ -202,8 +206,32 @@ class Model:
         line = self.waiting(isolation) if self.rules.slots(isolation) else []
         return line[0] if line else None
 
+    def slots_of(self, holder: tuple[str, int]) -> int:
+        """How many slots a holder has: they stay as many for all attempts of a job."""
+        job = self.jobs.get(holder[0])
+        return job.gpus if job else 1
+
     def held(self, isolation: str) -> int:
-        return sum(each == isolation for each in self.holders.values())
+        """The slots in use."""
+        return sum(
+            self.slots_of(holder) for holder, each in self.holders.items() if each == isolation
+        )
+
+    @property
+    def in_use(self) -> int:
+        return sum(map(self.slots_of, self.holders))
+
+    def put_off_too_large(self, now: float) -> bool:
+        """Whether the first exclusive job has left the line, as its class has too few slots."""
+        job = self.first(EXCLUSIVE)
+        if job is None or job.gpus <= max(1, self.rules.exclusive_slots):
+            return False
+        if job.expires is not None and job.expires <= now:
+            self.hand_over(job, "EXPIRED")
+            return True
+        job.move(JobState.DELAYED)
+        job.eta = job.due = now + TOO_SMALL + job.arrival % 2**20 / 2**20
+        return True
 
     @property
     def gate_open(self) -> bool:
@@ -229,6 +257,12 @@ class Model:
         elif self.idle_at is None:
             self.idle_at = self.declared_end(now)
 
+    def watch_line(self, now: float) -> None:
+        """The same, and no job is first that its class cannot hold."""
+        self.watch_gate(now)
+        while self.put_off_too_large(now):
+            self.watch_gate(now)
+
     def backfills(self, job: ModelJob, now: float) -> bool:
         """Whether a shared job may start at a closed gate: beside others, and it ends in time."""
         if self.gate_open or not self.held(SHARED) or not job.plan:
@@ -246,7 +280,9 @@ class Model:
                 not self.held(EXCLUSIVE) and self.held(SHARED) < self.rules.shared_slots and passes
             )
         turn = not self.first(SHARED) or self.row < self.rules.shared_patience
-        return not self.held(SHARED) and self.held(EXCLUSIVE) < self.rules.exclusive_slots and turn
+        first = self.first(EXCLUSIVE)
+        needed = self.held(EXCLUSIVE) + (first.gpus if first else 1)
+        return not self.held(SHARED) and needed <= self.rules.exclusive_slots and turn
 
     def next(self, now: float) -> ModelJob | None:
         firsts = [
@@ -275,14 +311,14 @@ class Model:
 
     def startable(self, now: float) -> ModelJob | None:
         """The first that may start, after those whose time is over."""
-        self.watch_gate(now)
+        self.watch_line(now)
         while job := self.next(now):
             if job.expires is None or job.expires > now:
                 fills = job.isolation == SHARED and self.backfills(job, now)
                 job.let_in_until = self.idle_at if fills else None
                 return job
             self.hand_over(job, "EXPIRED")
-            self.watch_gate(now)
+            self.watch_line(now)
         return None
 
     def admit(self, now: float) -> list[ModelJob]:
@@ -292,7 +328,7 @@ class Model:
             started.append(replace(job))
             self.start(job, now)
             if not self.call_pod(job, now):
-                self.pods.free(self.rules.shares, len(self.holders))
+                self.pods.free(self.rules.shares, self.in_use)
         return started
 
     def first_of(self, job: ModelJob) -> ModelJob | None:
@@ -306,7 +342,7 @@ class Model:
         """Give a job that has a slot to the newest pod that waits, and can run it."""
         for instance in reversed(self.pods.oldest()) if job.warm else ():
             pod = self.pods.known.get(instance)
-            if pod and not pod.suits(job.isolation, job.tenant, job.plan):
+            if pod and not pod.suits(job.isolation, job.tenant, job.plan, job.gpus):
                 continue
             lives = pod and self.pods.lives(instance, now)
             self.pods.forget(instance)

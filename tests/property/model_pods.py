@@ -18,10 +18,12 @@ class Pod:
     isolation: str
     tenant: str
     longest: float | None = None
+    gpus: int = 1
 
-    def suits(self, isolation: str, tenant: str, limit: float | None) -> bool:
+    def suits(self, isolation: str, tenant: str, limit: float | None, gpus: int) -> bool:
         short = self.longest is None or (limit is not None and limit <= self.longest)
-        return (self.isolation, self.tenant) == (isolation, tenant) and short
+        same = (self.isolation, self.tenant, self.gpus) == (isolation, tenant, gpus)
+        return same and short
 
 
 @dataclass
@@ -50,9 +52,9 @@ class Pods:
         """The one that leaves first at first."""
         return [instance for _, instance in sorted((at, name) for name, at in self.until.items())]
 
-    def free(self, shares: int, holders: int) -> None:
-        """Let the oldest go until each holder has its share."""
-        over = max(0, len(self.until) + holders - shares)
+    def free(self, shares: int, in_use: int) -> None:
+        """Let the oldest go until each slot in use has its share."""
+        over = max(0, len(self.until) + in_use - shares)
         for instance in self.oldest()[:over]:
             self.forget(instance)
 

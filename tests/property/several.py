@@ -47,8 +47,9 @@ class Several(OpenClass):
         self.running: dict[str, Record] = {}
         self.waiting: list[str] = []
         self.asked: dict[str, Record] = {}
-        #: Job of several GPUs → the jobs that came later, and started while it was first in line.
-        self.overtaken: dict[str, list[str]] = defaultdict(list)
+        #: Job of several GPUs → the jobs that came later, and started while it was first in line;
+        #: each with its domain.
+        self.overtaken: dict[str, list[tuple[str, str]]] = defaultdict(list)
         if nodes is not None:
             self.set_nodes(nodes)
 
@@ -69,7 +70,7 @@ class Several(OpenClass):
             first = next((each for each in self.waiting if self.is_exclusive(each)), name)
             later = self.waiting.index(name) > self.waiting.index(first)
             if later:
-                self.overtaken[first].append(name)
+                self.overtaken[first].append((name, record.get("domain", "")))
             self.waiting.remove(name)
             self.running[name] = record
         return [each["delivery"] for each in granted]
@@ -196,9 +197,14 @@ class Several(OpenClass):
 
     def point(self) -> Any:
         """What tells two points of schedules apart, as far as decisions go."""
-        gate: Any = self.client.hmget(self.key("gate"), "*:bypassed", "*:row", "drained")
+        fields = ("*:bypassed", "*:row", "drained", "reserved")
+        gate: Any = self.client.hmget(self.key("gate"), fields)
         running = sorted((name, each.get("domain")) for name, each in self.running.items())
-        overtaken = {name: len(each) for name, each in self.overtaken.items()}
+        # Whom it judges by what has started.
+        overtaken = {
+            name: sum(not self.is_exclusive(job) for job, _ in each)
+            for name, each in self.overtaken.items()
+        }
         return repr((running, self.waiting, gate, sorted(overtaken.items())))
 
 

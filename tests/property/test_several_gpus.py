@@ -226,7 +226,7 @@ def first_in_line(queue: Several) -> bool:
 def judge_one_domain(queue: Several) -> None:
     """At most K later shared jobs overtake it, and no exclusive one; it starts once it can."""
     later = queue.overtaken["W"]
-    assert not [each for each in later if queue.is_exclusive(each)], later
+    assert not [name for name, _ in later if queue.is_exclusive(name)], later
     assert len(later) <= queue.gpu_class.exclusive_patience, later
     assert queue.running or not queue.waiting, "all slots are free, and a job waits"
     if first_in_line(queue) and not queue.taken()["shared"]:
@@ -235,12 +235,20 @@ def judge_one_domain(queue: Several) -> None:
 
 
 def judge_domains(queue: Several) -> None:
-    """The same by domain: beyond its patience a domain drains for it, and no job starts there."""
+    """The same by domain: one is reserved for it as long as it waits, and no exclusive job that
+    comes later starts there; nor does a shared one beyond its patience. The other one goes on.
+    """
     later = queue.overtaken["W"]
-    assert not [each for each in later if queue.is_exclusive(each)], later
-    assert queue.running or not queue.waiting
-    if first_in_line(queue) and len(later) >= queue.gpu_class.exclusive_patience:
-        assert queue.gate("drained") == "a", "the only one with two slots"
+    assert not [name for name, domain in later if queue.is_exclusive(name) and domain == "a"]
+    shared = [domain for name, domain in later if not queue.is_exclusive(name)]
+    patience, waits = queue.gpu_class.exclusive_patience, first_in_line(queue)
+    assert "a" not in shared[patience:], later
+    assert queue.gate("reserved") == ("a" if waits else None), "the only one with two slots"
+    if waits:
+        assert queue.gate("drained") == ("a" if len(shared) >= patience else None)
+    assert sum(queue.taken("a").values()) or not waits, "it is idle, and its job waits"
+    others = [name for name in queue.waiting if name != "W"]
+    assert sum(queue.taken("b").values()) or not others, "it is idle, and a job for it waits"
 
 
 MORE = pytest.param("Wefst", id="five jobs", marks=pytest.mark.slow)
@@ -252,7 +260,7 @@ def test_every_order_in_one_domain(schedule_redis: redis.Redis, jobs: str) -> No
     assert explore(queue, jobs, judge_one_domain) > 100
 
 
-@pytest.mark.parametrize("jobs", [pytest.param("Wst", id="three jobs"), MORE])
+@pytest.mark.parametrize("jobs", [pytest.param("Wes", id="three jobs"), MORE])
 def test_every_order_on_two_nodes(schedule_redis: redis.Redis, jobs: str) -> None:
     queue = Several(schedule_redis, BY_NODE, nodes={"a": 2, "b": 1})
     assert explore(queue, jobs, judge_domains) > 30

@@ -288,17 +288,59 @@ def test_each_start_on_nodes_is_predicted(schedule_redis: redis.Redis, drains: b
     assert compared.play(steps) == 18
 
 
-@given(steps=STEPS, more=st.integers(0, 2))
-@schedules(5)
-def test_each_start_on_nodes_that_may_come_is_predicted(
-    schedule_redis: redis.Redis, steps: list[Step], more: int
+def predicted_on_nodes(
+    client: redis.Redis,
+    steps: list[Step],
+    sizes: tuple[int, ...],
+    more: int,
+    rules: dict[str, TenantRule] | None,
 ) -> None:
     """Nodes of several GPUs: jobs need up to three of one."""
     t4 = GpuClass("t4", shared_slots=2, exclusive_slots=2, exclusive_patience=2, domain="node")
-    compared = Compared(schedule_redis, t4, 3)
-    nodes = {"a": {"shared": 2, "exclusive": 1}, "b": {"shared": 3, "exclusive": 3}}
+    compared = Compared(client, t4, 3)
+    nodes = {
+        name: {"shared": size % 3, "exclusive": size}
+        for name, size in zip("abc", sizes, strict=False)
+    }
     compared.line.set_nodes(t4, nodes, more=more)
-    compared.play(without_tenants(steps))
+    if rules is None:
+        steps = without_tenants(steps)
+    else:
+        compared.with_tenants(rules, 30)
+    compared.play(steps)
+
+
+ON_NODES = given(
+    steps=STEPS,
+    sizes=st.sampled_from([(1, 3), (4, 2), (3, 2, 2)]),
+    more=st.sampled_from([0, 0, 1, 2]),
+    rules=st.none() | RULES,
+)
+
+
+@ON_NODES
+@schedules(6)
+def test_each_start_on_nodes_that_may_come_is_predicted(
+    schedule_redis: redis.Redis,
+    steps: list[Step],
+    sizes: tuple[int, ...],
+    more: int,
+    rules: dict[str, TenantRule] | None,
+) -> None:
+    predicted_on_nodes(schedule_redis, steps, sizes, more, rules)
+
+
+@pytest.mark.slow
+@ON_NODES
+@schedules(100)
+def test_many_more_starts_on_nodes_are_predicted(
+    schedule_redis: redis.Redis,
+    steps: list[Step],
+    sizes: tuple[int, ...],
+    more: int,
+    rules: dict[str, TenantRule] | None,
+) -> None:
+    predicted_on_nodes(schedule_redis, steps, sizes, more, rules)
 
 
 def test_an_expired_job_does_not_start(schedule_redis: redis.Redis) -> None:

@@ -127,6 +127,7 @@ class Warm(Attempted):
         started = Process(
             *(given.delivery, given.attempt, given.token),
             *(process.instance, given.isolation, first),
+            gpus=given.gpus,
         )
         self.processes.remove(process)
         self.processes.append(started)
@@ -146,7 +147,7 @@ class Warm(Attempted):
         job = self.model.jobs.get(process.delivery)
         tenant = job.tenant if job else ""
         own = (process.delivery, process.attempt)
-        return Pod(own, process.isolation, tenant, longest), stays
+        return Pod(own, process.isolation, tenant, longest, process.gpus), stays
 
     def _ask(
         self,
@@ -220,7 +221,7 @@ class Warm(Attempted):
             isolation, idle_at = model.holders.pop(holder), model.idle_at
             dealt = model.gpus.dealt.pop(holder, None)
             job = model.startable(self.now)
-            suits = job and pod.suits(job.isolation, job.tenant, job.plan)
+            suits = job and pod.suits(job.isolation, job.tenant, job.plan, job.gpus)
             good = job and suits and model.fits(job, before, gpu, reuses, self.now)
             model.holders[holder], model.idle_at = isolation, idle_at
             if dealt is not None:
@@ -232,13 +233,14 @@ class Warm(Attempted):
         if not reuses:
             model.pods.forget(process.instance)
         job = model.startable(self.now)
-        suits = job and pod.suits(job.isolation, job.tenant, job.plan)
+        suits = job and pod.suits(job.isolation, job.tenant, job.plan, job.gpus)
         failed = not reuses and gpu in model.gpus.failed
         if job is None or failed or not suits or not model.fits(job, before, gpu, reuses, self.now):
             first = model.first_of(before)
-            shares = len(model.holders) + len(model.pods.until)
+            shares = model.in_use + len(model.pods.until)
             over = first and {first.state, before.state} == {JobState.ENDED}
-            if stays and over and not model.rules.devices and shares < model.rules.shares:
+            alone = not model.rules.devices and before.gpus == 1
+            if stays and over and alone and shares < model.rules.shares:
                 until = self.now + stays + LEAVES_WITHIN
                 model.pods.wait(process.instance, pod, until, self.now)
             return None
@@ -264,4 +266,5 @@ class Warm(Attempted):
         return Process(
             *(job.delivery, job.attempt, job.token),
             *(process.instance, job.isolation, job.first),
+            gpus=job.gpus,
         )

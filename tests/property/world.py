@@ -152,6 +152,8 @@ class World(Warm):
         labels |= {"isolation": process.isolation, "gpu_class": CLASS, "instance": process.instance}
         name, _, counts = process.delivery.partition("~")
         labels |= {"id": name, "retries": int(counts.partition("+")[0] or 0)}
+        if process.gpus > 1:
+            labels["gpus"] = process.gpus
         known = self.model.jobs.get(process.delivery)
         answer = self.line.adopt(CLASS, labels)
         if known:
@@ -167,6 +169,7 @@ class World(Warm):
             process.isolation,
             attempt=process.attempt,
             token=process.token,
+            gpus=process.gpus,
         )
         job.retries, job.started = labels["retries"], self.now
         job.state, job.instance, job.claimed, job.has_message = (
@@ -201,7 +204,7 @@ class World(Warm):
         self.mixed = all(held.values())
 
     def _pods(self) -> int:
-        return len(self.model.holders) + len(self.model.pods.until)
+        return self.model.in_use + len(self.model.pods.until)
 
     def lose_pods(self, *names: str) -> None:
         """Redis loses what it knows of pods that wait, or only what they can run."""
@@ -221,6 +224,7 @@ class World(Warm):
             job.priority,
             job.retries + 1,
             tag=self.new_tag(),
+            gpus=job.gpus,
         )
 
     def close(self) -> None:

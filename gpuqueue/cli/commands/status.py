@@ -203,7 +203,10 @@ def _domain(one: dict[str, Any]) -> str:
     runs = [words for kind, words in zip(ISOLATIONS, held, strict=True) if one["held"][kind]]
     told = ", ".join(runs) or "idle"
     name = one["name"] if one["bound"] else "a node to come"
-    return f"{name}: {told}{', becomes idle for an exclusive job' * one['drained']}"
+    kept = ", becomes idle for an exclusive job" if one["drained"] else ""
+    if one["reserved"] and not one["drained"]:
+        kept = ", is reserved for a job of several GPUs"
+    return f"{name}: {told}{kept}"
 
 
 def _jobs(

@@ -19,8 +19,8 @@
 -- Answer: {'ok', record (JSON), message (JSON)} | {'none', why, 1 if a job can start now that does
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
 --! clock counts records slots tenants tenant_lines tenant_turns domains
---! line damaged attempts server place holds
---! places held warm waiting_pods placement admission accounting escalation task_memory release
+--! line damaged attempts server place holds places
+--! held warm waiting_pods placement reserved admission accounting escalation task_memory release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
 local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }
@@ -81,8 +81,8 @@ function domain.of_instance(before, spec)
   return unknown and context.node or own
 end
 
--- Whether the instance can run a job.
-local function fits(job, before, spec)
+-- Whether the instance can run a job. `v`: what the decision depended on.
+local function fits(job, v, before, spec)
   if not suits(job, as_instance(before)) or node_aside(context.node) then return false end
   if context.reuses then
     local most = math.min(job.reuse or 0, most_of(before))
@@ -93,7 +93,10 @@ local function fits(job, before, spec)
   local device = before.device
   local own = spec.domain and domain.of_instance(before, spec)
   local number = slots.of_job(job)
-  if spec.domain and not domain.takes(own, job.isolation, number) then return false end
+  if spec.domain then
+    if own == domain.kept_from(v, job.isolation) then return false end
+    if not domain.takes(own, job.isolation, number) then return false end
+  end
   if spec.devices == 0 then return device == nil end
   if not device then return false end
   local jobs, room = domain.jobs_of_devices(spec, job.isolation)
@@ -126,10 +129,11 @@ local function look_ahead(before, ask)
   redis.call('HDEL', K.devices, holder)
   local number = slots.leave(holder, before)
   local own = domain.leave(holder, number)
-  local drain = redis.call('HMGET', K.gate, 'drained', 'until', DOMAIN .. 'until')
+  local fields = { 'drained', 'until', 'reserved', DOMAIN .. 'until' }
+  local kept = redis.call('HMGET', K.gate, unpack(fields))
   local give_back = tenancy.without(holder, number)
   local job, v = startable(ask, { spent = 0 })
-  local good = job and fits(job, before, ask.spec)
+  local good = job and fits(job, v, before, ask.spec)
   redis.call('ZADD', key, since, holder)
   slots.enter(holder, number)
   if device then slots.hold_devices(holder, slots.devices_of(before)) end
@@ -137,13 +141,12 @@ local function look_ahead(before, ask)
     local ends = domain.planned_end(before, before.started)
     domain.enter(holder, own, before.isolation, ends, number)
   end
-  if drain[1] then
-    redis.call('HSET', K.gate, 'drained', drain[1], 'until', drain[2] or 0)
-  end
-  if drain[3] then
-    redis.call('HSET', K.gate, DOMAIN .. 'until', drain[3])
-  else
-    redis.call('HDEL', K.gate, DOMAIN .. 'until')
+  for i, field in ipairs(fields) do
+    if kept[i] then
+      redis.call('HSET', K.gate, field, kept[i])
+    else
+      redis.call('HDEL', K.gate, field)
+    end
   end
   give_back()
   return job, v, good
@@ -221,7 +224,7 @@ if not context.reuses then
   local budget = { spent = 0 }
   job, v = startable(ask, budget)
   if not job then return wait_or_none(before, first, ask.spec, 'no job can start', budget.over) end
-  if met_trouble(before) or not fits(job, before, ask.spec) then
+  if met_trouble(before) or not fits(job, v, before, ask.spec) then
     return wait_or_none(before, first, ask.spec, 'another job is first', true)
   end
 end

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from gpuqueue import gpu
+from gpuqueue.model.names import ISOLATIONS
+
 ADDRESSES = {
     "redis": "redis://:p@r.example:6379/0",
     "tls": "rediss://:p@r.example:6379/0?ssl_cert_reqs=required",
@@ -56,3 +59,14 @@ def test_the_limits_of_the_operator_win(monkeypatch: pytest.MonkeyPatch) -> None
     # What the queue needs stays.
     assert options["visibility_timeout"] > 1
     assert options["x_example"] == 1
+
+
+def test_no_message_waits_in_a_queue_that_no_dispatcher_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that a class has no slots for are refused, which their callers see."""
+    monkeypatch.setenv("T4_SHARED_SLOTS", "0")
+    monkeypatch.setenv("T4_EXCLUSIVE_SLOTS", "2")
+    taken = {each.name for each in configured(monkeypatch, ADDRESSES["redis"]).conf.task_queues}
+    assert {str(gpu("t4", isolation=each)["queue"]) for each in (None, *ISOLATIONS)} <= taken
+    assert {"gpu.auto", "gpu.mig"} <= taken

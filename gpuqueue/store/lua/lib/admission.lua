@@ -1,6 +1,6 @@
 -- Admission: slots, soft exclusivity and bounded bypass. Needs clock, counts, records, slots,
 -- domains, tenants, line, damaged, attempts, server, holds, places, held, warm, waiting_pods,
--- placement.
+-- placement, reserved.
 --
 -- Fields of the gate:
 --   bypassed: shared jobs that started ahead of the waiting exclusive jobs, since an exclusive job
@@ -17,8 +17,8 @@
 -- shared_patience >= 1) never meet: in an idle domain, one isolation can always start.
 -- In a class of several domains the gate closes one of them alone, once no idle one is left.
 --
--- A job of several GPUs is first in line until so many slots of one domain are free: no exclusive
--- job behind it starts before it.
+-- A job of several GPUs is first in line until so many slots of one domain are free. Until then, no
+-- exclusive job behind it starts in a class of one domain. In one of several, see reserved.
 
 -- Seconds until a job is looked at again whose application is being tried, or for which all
 -- domains are too small.
@@ -91,7 +91,8 @@ end
 local function look(spec, asked)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
   local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until', DOMAIN .. 'until' }
-  for _, name in ipairs({ 'domains', 'shares', 'several' }) do fields[#fields + 1] = name end
+  local more = { 'domains', 'shares', 'several', 'reserved' }
+  for _, name in ipairs(more) do fields[#fields + 1] = name end
   local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
     opened = gate[3],
@@ -116,12 +117,14 @@ local function look(spec, asked)
   if v.exclusive and v.several then v.needs = slots.of_job(load(v.exclusive)) end
   if spec.domain then
     v.drained, v.domains, v.shares = gate[5] or nil, gate[8] or nil, tonumber(gate[9] or 0)
+    v.reserved = gate[11] or nil
     if v.shared or asked == 'shared' then
       v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
     end
     if v.exclusive or asked == 'exclusive' then
       v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
     end
+    if v.needs > 1 and not v.exclusive_domain then v.passing = domain.passing(spec, v.reserved) end
     v.until_idle = tonumber(gate[6] or 0)
     v.backfills = v.shared and not v.shared_domain and domain.backfills(v, spec)
     if v.backfills then v.shared_domain = v.drained end
@@ -132,7 +135,12 @@ local function look(spec, asked)
   return v
 end
 
--- The same in a class of several domains.
+-- Whether enough exclusive jobs of a class of several domains have started in a row.
+function domain.is_turn_of_shared(v, spec)
+  return v.shared and v.shared_domain and v.row >= spec.shared_patience
+end
+
+-- Why no job of an isolation can start now in such a class; nil: one can.
 function domain.blocked(v, spec, isolation)
   -- An executor may not count the domains.
   if not v[isolation .. '_domain'] and v.shares == 0 then return OF_NODES.no_room end
@@ -144,11 +152,16 @@ function domain.blocked(v, spec, isolation)
   if not v.exclusive_domain then
     return v.exclusive_why or v.shared_running > 0 and 'SHARED_RUNNING' or 'NO_FREE_SLOT'
   end
-  local turn = v.shared and v.shared_domain and v.row >= spec.shared_patience
-  return turn and 'TURN_OF_SHARED' or nil
+  return domain.is_turn_of_shared(v, spec) and 'TURN_OF_SHARED' or nil
 end
 
--- Why no job of this isolation can start now; nil: one can.
+-- The job that starts before the first exclusive one, which must wait; nil: none does.
+function domain.passes(v, spec)
+  local may = v.opened and not v.aside and not domain.is_turn_of_shared(v, spec)
+  return may and v.passing or nil
+end
+
+-- The same in any class. Of exclusive jobs, it is about the first.
 local function blocked(v, spec, isolation)
   if not v.opened then return 'REPAIRING' end
   if v.aside then return v.aside end
@@ -169,22 +182,27 @@ local function blocked(v, spec, isolation)
   return nil
 end
 
+-- The isolation of the job that starts next, and its delivery; nil: none starts.
 local function decide(v, spec)
   local shared = v.shared and not blocked(v, spec, 'shared')
   local exclusive = v.exclusive and not blocked(v, spec, 'exclusive')
-  if shared and exclusive then
-    local first = tenancy.on() and tenancy.before()
-    if first then return first end
-    return v.shared_rank < v.exclusive_rank and 'shared' or 'exclusive'
+  local passing = v.exclusive and not exclusive and domain.passes(v, spec) or nil
+  local isolation = shared and 'shared' or (exclusive or passing) and 'exclusive' or nil
+  if shared and (exclusive or passing) then
+    local rank = passing and passing.rank or v.exclusive_rank
+    isolation = tenancy.on() and tenancy.before(passing) or nil
+    isolation = isolation or (v.shared_rank < rank and 'shared' or 'exclusive')
   end
-  return shared and 'shared' or exclusive and 'exclusive' or nil
+  return isolation, isolation == 'exclusive' and passing and passing.delivery or v[isolation]
 end
 
 local function count_start(v, isolation)
   if isolation == 'exclusive' then
     -- What waits at a limit of its tenant keeps its count: it may be the first again in a moment.
     local row = v.shared and v.row + 1 or tenancy.waits('shared') and v.row or 0
-    redis.call('HSET', K.gate, DOMAIN .. 'bypassed', 0, DOMAIN .. 'row', row)
+    -- The first one still waits if this one was behind it.
+    local bypassed = v.passing and v.bypassed or 0
+    redis.call('HSET', K.gate, DOMAIN .. 'bypassed', bypassed, DOMAIN .. 'row', row)
   else
     local overtakes = v.exclusive
       and (
@@ -217,17 +235,18 @@ local function keep_planned_end(v, spec)
 end
 
 -- Have a domain become idle for the first exclusive job once its patience is used up, and none is
--- idle; let shared jobs into it again if that is over. Answer: what the decision depends on then.
+-- idle; let shared jobs into it again if that is over. For one of several GPUs, it is reserved at
+-- once. Answer: what the decision depends on then.
 function domain.keep_drained(v, spec)
   if not spec.domain then return keep_planned_end(v, spec) end
-  local needed = v.exclusive and not v.exclusive_domain and v.bypassed >= spec.exclusive_patience
-  local drained = needed and domain.soonest(spec, v.drained, v.needs) or nil
-  if drained == v.drained then return v end
-  if drained then
-    redis.call('HSET', K.gate, 'drained', drained, 'until', domain.ends(drained) or 0)
-  else
-    redis.call('HDEL', K.gate, 'drained', 'until')
-  end
+  local waits = v.exclusive and not v.exclusive_domain
+  local closed = waits and v.bypassed >= spec.exclusive_patience
+  local several = waits and v.needs > 1
+  local own = v.reserved or v.drained
+  local chosen = (closed or several) and domain.soonest(spec, own, v.needs) or nil
+  local reserved, drained = several and chosen or nil, closed and chosen or nil
+  if reserved == v.reserved and drained == v.drained then return v end
+  domain.note_kept(v, reserved, drained)
   return look(spec)
 end
 
@@ -298,8 +317,10 @@ local function grant(job, ask, v, at)
   if spec.domain then
     -- Where it is to start if it need not keep away from any.
     local chooses = job.avoid and not (at.domain or v.backfills)
-    local other = chooses and domain.pick(spec, job.isolation, job, v.drained, number)
-    job.domain = at.domain or other or v[job.isolation .. '_domain']
+    local away = domain.kept_from(v, job.isolation)
+    local other = chooses and domain.pick(spec, job.isolation, job, away, number)
+    local passes = job.isolation == 'exclusive' and v.passing
+    job.domain = at.domain or other or passes and passes.domain or v[job.isolation .. '_domain']
     local ends = domain.planned_end(job, now)
     local own = domain.enter(holder, job.domain, job.isolation, ends, number)
     job.origin = spec.domain == 'node' and own and own.origin or nil
@@ -358,9 +379,15 @@ local function startable(ask, budget)
     if tenancy.keep(spec, budget, v) or changed then v = look(spec) end
     v = domain.keep_drained(v, spec)
     local too_small = v.opened and domain.too_small_for(v.needs, spec)
-    local isolation = too_small and 'exclusive' or decide(v, spec)
+    local isolation, delivery
+    if too_small then
+      isolation, v.passing = 'exclusive', nil
+    else
+      isolation, delivery = decide(v, spec)
+    end
     if not isolation then isolation = outlasting(v, ask) end
     if not isolation then return nil end
+    delivery = delivery or v[isolation]
     if budget.spent >= ask.most then
       budget.over = true
       return nil
@@ -370,11 +397,11 @@ local function startable(ask, budget)
       redis.call('HDEL', K.gate, 'opened')
       return nil
     end
-    local job, weight = load_or_set_aside(v[isolation])
+    local job, weight = load_or_set_aside(delivery)
     budget.spent = budget.spent + weight
     if not job or job.state ~= 'waiting' or job.isolation ~= isolation then
       -- A leftover: no job waits under this name here.
-      redis.call('ZREM', K['waiting_' .. isolation], v[isolation])
+      redis.call('ZREM', K['waiting_' .. isolation], delivery)
       tenancy.drop(isolation, job)
       if job then put_back(job) end
     elseif job.expires and job.expires <= now then

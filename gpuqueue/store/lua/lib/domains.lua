@@ -24,7 +24,8 @@
 
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
-local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '' }
+-- `frees`: domain → when so many of its slots are free (see placement), until its holders change.
+local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '', frees = {} }
 
 -- Seconds without terms after which a cluster is gone: its dispatchers may restart.
 domain.GONE_AFTER = 60
@@ -142,6 +143,7 @@ function domain.index(name)
     unplaced = {}
     return nil
   end
+  domain.frees[name] = nil
   local own = domain.slots(name)
   local usable = own and not own.waits
   local later = domain.is_unbound(name) and UNBOUND.later or 0

@@ -84,8 +84,8 @@ function domain.forget()
   end
   domain.keep_only({})
   domain.note_total(1)
-  redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'drained', 'until', 'scale', 'new_node')
-  redis.call('HDEL', K.gate, 'nodes_of')
+  redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'scale', 'new_node', 'nodes_of')
+  redis.call('HDEL', K.gate, 'drained', 'until', 'reserved')
 end
 
 -- Whether another cluster starts the jobs of the class: its nodes are the domains. People, who
@@ -199,13 +199,13 @@ end
 
 -- The domain of the next job of an isolation: the fullest with room, one that has no node yet if
 -- none has room. A node that is due for its probe comes first, one where this job has failed last:
--- rather a new node than that. `drained`: no shared job starts there; `number`: of the slots that
--- an exclusive job needs, nil: one. Answer: its name; nil: none takes the job now; and whether one
--- would, were it not set aside or drained.
-function domain.pick(spec, isolation, job, drained, number)
+-- rather a new node than that. `away`: where no job of this isolation starts, since it drains or is
+-- reserved; `number`: of the slots that an exclusive job needs, nil: one. Answer: its name; nil:
+-- none takes the job now; and why one does not that would otherwise.
+function domain.pick(spec, isolation, job, away, number)
   if domain.may_meet_other(isolation) then return nil end
   local avoid = job and job.avoid or {}
-  local most = domain.enough(2 + #avoid) -- all but the drained one and these
+  local most = domain.enough(2 + #avoid) -- all but this one and these
   local found = domain.with_room(isolation, number or 1, most)
   domain.read_places(spec, found)
   local avoided, best, least, why = {}, nil, nil, nil
@@ -213,7 +213,7 @@ function domain.pick(spec, isolation, job, drained, number)
   for _, name in ipairs(found) do
     local place = domain.place(spec, name)
     local stands = standing(place)
-    if isolation == 'shared' and name == drained then
+    if name == away then
       why = why or 'DRAINING_FOR_EXCLUSIVE'
     elseif stands == 'held' then
       why = domain.why_aside(spec, name)
@@ -238,30 +238,60 @@ function domain.ends_of(number)
   return keys
 end
 
--- The domain that is idle soonest, of those with as many exclusive slots as the job needs: by
--- declared limits, then by fewest holders. The one that drains gives way to a better one alone:
--- what it is judged by only falls, so that this has an end.
-function domain.soonest(spec, drained, number)
-  local best, least, own = nil, nil, nil
-  -- One without an exclusive slot is not among those that become idle.
-  local slots_of_own = drained and number > 1 and domain.slots(drained)
-  if drained and (number == 1 or slots_of_own and slots_of_own.exclusive >= number) then
-    own = tonumber(redis.call('ZSCORE', domain.key('ends'), drained) or nil)
-    if standing(domain.place(spec, drained)) == 'held' then own = nil end
+-- When so many slots of a domain are free for one exclusive job, as its holders have declared; more
+-- holders without a limit make it later. math.huge: it has fewer slots.
+function domain.free_at(name, number)
+  local known = domain.frees[name]
+  if known and known.number == number then return known.at end
+  local own, shared = domain.slots(name), domain.holders(name, 'shared')
+  local over = domain.holders(name, 'exclusive') + number - (own and own.exclusive or 0)
+  local at = domain.last_end(name, 'shared', shared)
+  if over > 0 then -- so many of its exclusive holders end first
+    local key = domain.key('exclusive', name)
+    local found = redis.call('ZRANGE', key, over - 1, over - 1, 'WITHSCORES')
+    at = math.max(at, tonumber(found[2] or math.huge))
   end
-  local most = domain.enough(1)
+  if at >= domain.NO_END and at < math.huge then
+    at = domain.NO_END + shared + math.max(0, over) * domain.ALONE
+  end
+  domain.frees[name] = { number = number, at = at }
+  return at
+end
+
+-- The domains that may be free soonest for a job of so many slots, and when; in pairs.
+function domain.candidates(number)
+  if number == 1 then
+    return redis.call('ZRANGE', domain.key('ends'), 0, domain.enough(1) - 1, 'WITHSCORES')
+  end
+  local found = {}
   for _, key in ipairs(domain.ends_of(number)) do
-    local found = redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
-    for i = 1, #found, 2 do
-      local ends = tonumber(found[i + 1])
-      if ends >= math.min(own or math.huge, least or math.huge) then break end
-      if standing(domain.place(spec, found[i])) ~= 'held' then
-        best, least = found[i], ends
-        break
-      end
+    for _, name in ipairs(redis.call('ZRANGE', key, 0, domain.MOST - 1)) do
+      found[#found + 1], found[#found + 2] = name, domain.free_at(name, number)
     end
   end
-  return best or own and drained or nil
+  return found
+end
+
+-- The domain that is free soonest for an exclusive job of so many slots: by declared limits, then
+-- by fewest holders. `current`: the one that drains, or is reserved, gives way to a better one
+-- alone: what it is judged by only falls, so that this has an end.
+function domain.soonest(spec, current, number)
+  local best, least = nil, math.huge
+  if current and standing(domain.place(spec, current)) ~= 'held' then
+    local score = redis.call('ZSCORE', domain.key('ends'), current)
+    local own = score and (number > 1 and domain.free_at(current, number) or tonumber(score))
+    if own and own < math.huge then
+      best, least = current, own
+    end
+  end
+  local found = domain.candidates(number)
+  for i = 1, #found, 2 do
+    local at = tonumber(found[i + 1])
+    if at < least and standing(domain.place(spec, found[i])) ~= 'held' then
+      best, least = found[i], at
+    end
+  end
+  return best
 end
 
 -- How many slots the largest domain has, if a job needs more; nil: it needs no more.

@@ -51,9 +51,49 @@ do
     return delivery, tonumber(priority) * ARRIVALS + tonumber(arrival)
   end
 
-  -- Which of two isolations goes first that both could start; nil: by rank.
-  function tenancy.before()
-    local shared, exclusive = chosen.shared, chosen.exclusive
+  -- The jobs of an isolation behind the first one, in order, at most so many. Each has a delivery,
+  -- a rank, and the front of its tenant if it were that of its first job.
+  function tenancy.behind(isolation, most)
+    local own, kind = chosen[isolation], KIND[isolation]
+    if not own or class.order == 'sorting' then return {} end
+    local tops, jobs = {}, {}
+    local fronts = redis.call('ZRANGE', K.tenant_order, kind, kind, 'BYSCORE', 'LIMIT', 0, most + 1)
+    for _, front in ipairs(fronts) do
+      local name = string.match(front, ':(.*)$')
+      local state = state_of(name)
+      local member = state and first_of_line(state, kind)
+      if not member then return {} end -- a key was lost
+      tops[#tops + 1] = { name = name, state = state, front = front, member = member, at = 0 }
+    end
+    for turn = 0, most do
+      local best
+      for i, top in ipairs(tops) do
+        if not best or top.front < tops[best].front then best = i end
+      end
+      if not best then break end
+      local top = tops[best]
+      local priority, arrival, delivery = string.match(top.member, '^%a(%d%d)(%d+):(.*)$')
+      if turn > 0 then
+        local rank = tonumber(priority) * ARRIVALS + tonumber(arrival)
+        local front = string.sub(top.front, 2)
+        jobs[#jobs + 1] = { delivery = delivery, rank = rank, front = front }
+      end
+      top.at = top.at + 1
+      top.member = first_of_line(top.state, kind, top.at)
+      if top.member then
+        local held = running(top.state, 0, 3)
+        top.front = tenancy.front_of(top.name, top.state, isolation, top.member, held)
+      else
+        table.remove(tops, best)
+      end
+    end
+    return jobs
+  end
+
+  -- Which of two isolations goes first that both could start; nil: by rank. `passing`: the job that
+  -- starts before the first exclusive one; nil: that one starts.
+  function tenancy.before(passing)
+    local shared, exclusive = chosen.shared, passing or chosen.exclusive
     if not (shared and exclusive) or shared.front == exclusive.front then return nil end
     return shared.front < exclusive.front and 'shared' or 'exclusive'
   end

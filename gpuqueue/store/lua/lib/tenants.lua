@@ -194,9 +194,10 @@ do
     return LETTER[job.isolation] .. place .. ':' .. job.delivery
   end
 
-  local function first_of_line(state, kind)
+  -- `at`: for another one than the first, from 0.
+  local function first_of_line(state, kind, at)
     local line = state.id * 4 + kind
-    return redis.call('ZRANGE', K.tenant_jobs, line, line, 'BYSCORE', 'LIMIT', 0, 1)[1]
+    return redis.call('ZRANGE', K.tenant_jobs, line, line, 'BYSCORE', 'LIMIT', at or 0, 1)[1]
   end
 
   -- How many jobs a tenant runs, of one isolation or of both; how many slots it has: kinds 0 to 3.
@@ -285,6 +286,7 @@ do
 
   tenancy.counted = counted
   tenancy.first_of_line = first_of_line
+  tenancy.front_of = front_of
   tenancy.made_state = made_state
   tenancy.member_of = member_of
   tenancy.name_of = name_of
