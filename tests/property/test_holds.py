@@ -292,6 +292,14 @@ def test_processes_of_a_host_meet_no_hold(machine: Callable[..., Machine]) -> No
     assert [record["delivery"] for record in here.started] == ["a", "b"]
 
 
+def test_a_refusal_on_a_host_holds_no_class(machine: Callable[..., Machine]) -> None:
+    here = machine(lambda record: "launch", site=Site("h", "shop"), devices=0)
+    here.submit("a")
+    here.end_all()
+    assert here.record("a")["state"] == "delayed"
+    assert here.set_aside() == set()
+
+
 def test_a_hold_keeps_the_words_of_the_cluster_up_to_their_end(
     machine: Callable[..., Machine],
 ) -> None:
