@@ -158,6 +158,46 @@ def test_two_jobs_that_are_refused_again_hold_the_class_again(
     assert [counted(here, name) for name in ("a", "b")] == [1, 1]
 
 
+def test_a_quota_that_refuses_a_job_again_holds_the_class_at_once(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "quota")
+    here.submit("a")
+    here.end_all()
+    places.clear(here.client, "t4", "quota:t4")
+    here.started += here.line.admit(here.gpu_class)
+    here.end_all()
+    assert here.set_aside() == {"quota:t4"}
+
+
+def test_a_refusal_of_what_runs_or_has_lost_its_slot_holds_no_class(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch")
+    here.submit("runs", "lost")
+    runs, lost = here.started
+    executor = ExecutorAttempt(here.client, Attempt.of(runs), runs["token"])
+    executor.claim("h:1", "w")
+    here.client.zrem(class_key("t4", "holders_shared"), Attempt.of(lost).holder)
+    for attempt, instance in ((Attempt.of(runs), "h:1"), (Attempt.of(lost), "")):
+        end = End(EndReason.INFRA, "refused", blames=PlaceKind.LAUNCH)
+        here.line.release(here.gpu_class, attempt, end, instance)
+    assert "launch:t4" not in here.set_aside()
+
+
+def test_an_end_that_frees_no_share_of_a_quota_lets_none_try_it(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch")
+    here.submit("a")
+    held = {"failures": 1, "jobs": {}, "last": here.now, "until": here.now + 100, "pause": 100}
+    here.client.hset(class_key("t4", "places"), "quota:t4", json.dumps(held))
+    here.end_all()
+    unknown = Attempt("t4", "unknown", 1)
+    here.line.release(here.gpu_class, unknown, End(EndReason.ERROR, "gone"))
+    assert here.places()["quota:t4"]["until"] == here.now + 100
+
+
 def test_an_image_holds_only_the_jobs_that_need_it(machine: Callable[..., Machine]) -> None:
     away = True
 
@@ -292,8 +332,13 @@ def test_processes_of_a_host_meet_no_hold(machine: Callable[..., Machine]) -> No
     assert [record["delivery"] for record in here.started] == ["a", "b"]
 
 
-def test_a_refusal_on_a_host_holds_no_class(machine: Callable[..., Machine]) -> None:
-    here = machine(lambda record: "launch", site=Site("h", "shop"), devices=0)
+@pytest.mark.parametrize(
+    ("kind", "site"), [("launch", Site("h", "shop")), ("image", Site(application="shop"))]
+)
+def test_a_refusal_on_a_host_or_of_no_image_holds_no_job(
+    machine: Callable[..., Machine], kind: str, site: Site
+) -> None:
+    here = machine(lambda record: kind, site=site, devices=0)
     here.submit("a")
     here.end_all()
     assert here.record("a")["state"] == "delayed"
