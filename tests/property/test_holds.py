@@ -170,6 +170,43 @@ def test_a_quota_that_refuses_a_job_again_holds_the_class_at_once(
     assert here.set_aside() == {"quota:t4"}
 
 
+def test_many_jobs_that_are_refused_at_once_keep_their_places(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch", slots=12)
+    here.submit(*names(12))
+    here.end_all()
+    assert {here.record(name)["state"] for name in names(12)} == {"waiting"}
+
+
+def test_a_refusal_under_a_lower_limit_of_attempts_ends_the_job(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch" if record["attempt"] > 1 else "error")
+    here.submit("a")
+    attempt = Attempt.of(here.started.pop())
+    here.line.release(here.gpu_class, attempt, End(EndReason.INFRA, "gone"))
+    here.now += 2
+    here.line.tick("t4")
+    here.started += here.line.admit(here.gpu_class)
+    here.line.max_attempts = 1
+    here.end_all()
+    assert (here.record("a")["state"], here.record("a")["reason"]) == ("finishing", "INFRA")
+
+
+def test_an_attempt_that_a_lost_node_ends_waits_for_no_hold(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "success")
+    here.submit("a")
+    attempt = Attempt.of(here.started[0])
+    end = End(EndReason.UNSCHEDULABLE, "no node", blames=PlaceKind.SCHEDULING)
+    assert here.line.give_up(attempt, end)
+    here.line.release(here.gpu_class, attempt, End(EndReason.NODE_LOST, "its node is lost"))
+    assert here.record("a")["error"] == "its node is lost"
+    assert here.set_aside() == set()
+
+
 def test_a_refusal_of_what_runs_or_has_lost_its_slot_holds_no_class(
     machine: Callable[..., Machine],
 ) -> None:
