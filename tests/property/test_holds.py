@@ -207,6 +207,17 @@ def test_an_attempt_that_a_lost_node_ends_waits_for_no_hold(
     assert here.set_aside() == set()
 
 
+def test_a_cancelled_attempt_that_is_refused_waits_for_no_hold(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "launch")
+    here.submit("a")
+    here.line.cancel("t4", "a", terminate=True)
+    here.end_all()
+    assert (here.record("a")["state"], here.record("a")["reason"]) == ("finishing", "CANCELLED")
+    assert here.set_aside() == set()
+
+
 def test_a_refusal_of_what_runs_or_has_lost_its_slot_holds_no_class(
     machine: Callable[..., Machine],
 ) -> None:
@@ -290,7 +301,8 @@ def test_jobs_wait_for_a_hold_as_long_as_their_class_says(
     assert set(states.values()) == {"finishing"}
     record = here.record("j03")
     assert record["reason"] == HOLDS[kind].end
-    assert "was held for 10 s: refused" in record["error"]
+    what = "image" if kind is PlaceKind.IMAGE else "class"
+    assert record["error"].startswith(f"its {what} was held for 10 s: refused")
 
 
 LIMITED = Site(application="shop", images={"t4": "main"}, held={"t4": 10.0})
@@ -365,7 +377,9 @@ def test_processes_of_a_host_meet_no_hold(machine: Callable[..., Machine]) -> No
     here.submit("a")
     here.end_all()
     here.line.site = Site("h", "shop")
-    here.submit("b")
+    held = {"failures": 1, "jobs": {}, "last": here.now, "until": here.now + 100, "pause": 100}
+    here.client.hset(class_key("t4", "places"), "image:far", json.dumps(held))
+    here.submit("b", image="far")
     assert [record["delivery"] for record in here.started] == ["a", "b"]
 
 
