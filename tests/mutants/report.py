@@ -18,7 +18,7 @@ def sentence(found: dict[str, Any]) -> str:
 def names(result: dict[str, Any]) -> str:
     """Return which mutants a result is of."""
     scripts = ", ".join(f"`{each}`" for each in result.get("scripts", ()))
-    since = f" that {result['since']} does not have" if "since" in result else ""
+    since = f" that commit {result['since']} does not have" if "since" in result else ""
     return "mutants" + (f" of {scripts}" if scripts else "") + since
 
 

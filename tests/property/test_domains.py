@@ -213,6 +213,13 @@ def test_a_job_that_ends_in_time_starts_in_the_domain_that_drains(queue: Queue) 
     assert queue.ends("short") == ["e@1"]
 
 
+def test_jobs_beside_exclusive_ones_alone_are_told_so(queue: Queue) -> None:
+    for number in range(GPUS):
+        queue.send(f"e{number}", "exclusive")
+    assert queue.send("e", "exclusive") + queue.send("s") == []
+    assert [queue.why("e"), queue.why("s")] == ["NO_FREE_SLOT", "EXCLUSIVE_RUNNING"]
+
+
 def test_no_job_ends_in_time_in_a_gpu_that_drains_and_is_to_be_tried(queue: Queue) -> None:
     full_of_shared(queue, {"1": 10.0})
     queue.send("e", "exclusive")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -213,35 +212,8 @@ def test_jobs_wait_for_a_hold_as_long_as_their_class_says(
     assert set(states.values()) == {"finishing"}
     record = here.record("j03")
     assert record["reason"] == HOLDS[kind].end
-    assert "was held for 10 s: refused" in record["error"]
-
-
-LIMITED = Site(application="shop", images={"t4": "main"}, held={"t4": 10.0})
-
-
-def test_a_decision_says_that_more_jobs_have_waited_too_long_for_a_hold(
-    machine: Callable[..., Machine],
-) -> None:
-    here = pods(machine, lambda record: "launch", site=LIMITED)
-    here.submit(*names(70))
-    here.end_all()
-    here.now += 11
-    while here.line.admit(here.gpu_class).more:
-        pass
-    states = Counter(here.record(name)["state"] for name in names(70))
-    assert states == {"launching": 1, "finishing": 69}, "one tries the hold"
-
-
-def test_a_class_that_is_closed_ends_no_job_of_its_hold(machine: Callable[..., Machine]) -> None:
-    here = pods(machine, lambda record: "launch", site=LIMITED)
-    here.submit("a")
-    here.end_all()
-    here.now += 11
-    held = here.places()["launch:t4"] | {"until": here.now + 60}
-    here.client.hset(class_key("t4", "places"), "launch:t4", json.dumps(held))
-    here.client.hdel(class_key("t4", "gate"), "opened")
-    assert here.line.admit(here.gpu_class) == []
-    assert here.record("a")["state"] == "waiting"
+    what = "image" if kind is PlaceKind.IMAGE else "class"
+    assert record["error"].startswith(f"its {what} was held for 10 s: refused")
 
 
 def test_a_cancelled_or_expired_job_ends_while_its_class_is_held(
@@ -288,7 +260,9 @@ def test_processes_of_a_host_meet_no_hold(machine: Callable[..., Machine]) -> No
     here.submit("a")
     here.end_all()
     here.line.site = Site("h", "shop")
-    here.submit("b")
+    held = {"failures": 1, "jobs": {}, "last": here.now, "until": here.now + 100, "pause": 100}
+    here.client.hset(class_key("t4", "places"), "image:far", json.dumps(held))
+    here.submit("b", image="far")
     assert [record["delivery"] for record in here.started] == ["a", "b"]
 
 

@@ -175,6 +175,14 @@ def test_nodes_are_set_again_after_a_loss_of_the_gate(queue: Queue) -> None:
     assert queue.client.hget(class_key("t4", "gate"), "shares") == "4"
 
 
+def test_nodes_are_set_again_where_the_gate_does_not_say_so(queue: Queue) -> None:
+    gate = class_key("t4", "gate")
+    queue.client.hdel(gate, "domains")
+    assert queue.nodes(AB)
+    assert queue.client.hget(gate, "domains") == "node"
+    assert not queue.nodes(AB)
+
+
 def test_a_slot_that_an_older_version_has_freed_is_free_with_the_next_look(queue: Queue) -> None:
     queue.send("s1")
     queue.client.zrem(class_key("t4", "holders_shared"), "s1#1")

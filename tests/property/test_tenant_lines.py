@@ -6,9 +6,10 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.tenant import TenantRule
-from tests.property.tenants import LOSABLE, TenantQueue
+from tests.property.tenants import LOSABLE, OVER, TenantQueue
 
 pytestmark = pytest.mark.integration
 WIDE = GpuClass("t4", shared_slots=4, exclusive_slots=1)
@@ -50,6 +51,14 @@ def test_a_slot_that_was_freed_is_charged_no_more(queue: TenantQueue) -> None:
 def test_a_slot_is_freed_whose_tenant_is_not_known(queue: TenantQueue) -> None:
     queue.client.delete(queue.key("tenant_running"))
     queue.end("a-1")
+    queue.check_index()
+
+
+def test_an_attempt_whose_slot_is_lost_ends_without_a_charge(queue: TenantQueue) -> None:
+    attempt = Attempt.of(queue.holding.pop("a-1"))
+    queue.client.zrem(queue.key("holders_shared"), attempt.holder)
+    assert not queue.line.release(queue.gpu_class, attempt, OVER).freed
+    queue.turn()
     queue.check_index()
 
 

@@ -40,16 +40,6 @@ def test_without_a_half_life_running_jobs_count_only(queue: TenantQueue) -> None
     assert [tenant for _, tenant in queue.ran[4:]] == ["b", "c", "a", "c"]
 
 
-def test_what_was_used_without_a_half_life_never_counts(queue: TenantQueue) -> None:
-    queue.tenants.set("t4", {}, 0)
-    queue.send("a")
-    queue.after(100)
-    queue.end("a-1")
-    queue.tenants.set("t4", {}, 3600)
-    [tenant] = queue.tenants.of("t4").tenants
-    assert (tenant.gpu_seconds, tenant.decayed) == (25, 0)
-
-
 # -- limits and guarantees -------------------------------------------------------------------------
 
 
@@ -207,17 +197,6 @@ def test_a_file_leaves_what_a_command_has_set(queue: TenantQueue) -> None:
     assert {name: rule.weight for name, rule in tenants.of("t4").rules.items()} == {"a": 2, "c": 4}
 
 
-def test_a_file_leaves_rules_that_it_does_not_name_and_a_half_life(queue: TenantQueue) -> None:
-    tenants = queue.tenants
-    tenants.set("t4", {"a": TenantRule(weight=9)}, 3600.0)
-    tenants.set("t4", {"b": TenantRule(weight=5)})
-    assert tenants.of("t4").half_life == 3600, "a command without a half-life leaves it"
-    assert tenants.follow({"t4": ClassRules({"c": TenantRule(weight=2)}, 60.0)}, "1") == []
-    view = tenants.of("t4")
-    assert {name: rule.weight for name, rule in view.rules.items()} == {"a": 9, "b": 5, "c": 2}
-    assert view.half_life == 3600
-
-
 def test_the_leader_follows_its_file_and_an_empty_one_ends_it(queue: TenantQueue) -> None:
     rules = {"t4": ClassRules({"a": TenantRule(max_running=1)})}
     own = RulesOfFile(queue.client, rules, "[t4.tenants.a]", ["t4"])
@@ -274,76 +253,6 @@ def test_idle_tenants_are_forgotten(queue: TenantQueue) -> None:
     queue.turn()
     assert queue.states() == {} and not queue.zset("tenant_idle")
     assert queue.send("a") == "accepted"
-    queue.check_index()
-
-
-def test_a_tenant_whose_jobs_wait_is_not_idle(queue: TenantQueue) -> None:
-    queue.tenants.set("t4", {}, 60)
-    for tenant in ("a", "a", "a", "a", "b"):
-        queue.send(tenant)
-    queue.send("c", eta=queue.now + 10**6)
-    queue.after(60 * 21)
-    queue.turn()
-    assert set(queue.states()) == {"a", "b", "c"} and not queue.zset("tenant_idle")
-
-
-def test_a_tenant_that_has_used_nothing_is_forgotten_sooner(queue: TenantQueue) -> None:
-    queue.tenants.set("t4", {}, 60)
-    for tenant in ("a", "a", "a", "a", "b"):
-        queue.send(tenant)
-    queue.line.cancel("t4", "b-5")
-    queue.after(61)
-    queue.turn()
-    assert set(queue.states()) == {"a"}
-
-
-def test_a_change_of_a_rule_keeps_no_idle_tenant_longer(queue: TenantQueue) -> None:
-    queue.tenants.set("t4", {}, 60)
-    queue.send("a"), queue.send("b")
-    queue.after(10)
-    queue.end("a-1")
-    queue.after(600)
-    queue.tenants.set("t4", {"a": TenantRule(weight=2)})
-    queue.after(660)
-    queue.turn()
-    assert set(queue.states()) == {"b"}
-
-
-def test_a_tenant_that_is_listed_as_idle_and_has_jobs_is_kept(queue: TenantQueue) -> None:
-    queue.send("a")
-    queue.client.zadd(queue.key("tenant_idle"), {"=a": 1, "=lost": 1})
-    queue.turn()
-    assert set(queue.states()) == {"a"} and not queue.zset("tenant_idle")
-    queue.check_index()
-
-
-def test_an_idle_tenant_that_is_lost_makes_room_for_another_one(queue: TenantQueue) -> None:
-    queue.send("a")
-    lost = {f"=lost{number:04d}": number for number in range(4096)}
-    queue.client.zadd(queue.key("tenant_idle"), lost)
-    assert queue.send("b") == "accepted"
-    assert set(queue.zset("tenant_idle")) == set(lost) - {"=lost0000"}
-
-
-@pytest.mark.parametrize(
-    ("field", "text"),
-    [
-        ("=a", '{"max_running": -1}'),
-        ("=a", '{"max_running": "0"}'),
-        ("=a", '{"weight": 0}'),
-        ("=a", '{"weight": "2"}'),
-        ("=a", '{"weight": 1e999}'),
-        ("half_life", '{"seconds": 0.5}'),
-        ("half_life", '{"seconds": "60"}'),
-    ],
-)
-def test_a_damaged_rule_counts_as_none(queue: TenantQueue, field: str, text: str) -> None:
-    queue.client.hset(queue.key("tenant_rules"), field, text)
-    for _ in range(6):
-        queue.send("a")
-    queue.after(10)
-    queue.end("a-1")
-    assert queue.running() == {"a": 4}
     queue.check_index()
 
 

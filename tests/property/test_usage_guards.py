@@ -153,6 +153,16 @@ def test_a_slot_of_another_attempt_has_not_waited_as_its_job(queue: Accounted) -
     assert running == {1: (queue.us - 10 * SECOND, 0), 7: (queue.us, 0)}
 
 
+def test_an_attempt_whose_slot_is_lost_gives_way_without_an_entry(queue: Accounted) -> None:
+    queue.note(T4)
+    queue.submit()
+    token = queue.granted["j1#1"]["token"]
+    record: Any = dict(queue.granted["j1#1"]) | {"attempt": 2, "token": "t", "instance": "h:n:2"}
+    queue.client.zrem(class_key("t4", "holders_shared"), "j1#1")
+    assert queue.line.adopt("t4", record, slots=4, instead_of=token)
+    assert queue.books().entries == []
+
+
 def test_damaged_sums_begin_again(queue: Accounted) -> None:
     queue.note(T4)
     queue.submit()
