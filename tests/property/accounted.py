@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ import redis
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End, explain
-from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
+from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.model.usage import DAY, HOUR, Use, millionths, report
 from gpuqueue.store.attempts import ExecutorAttempt
@@ -45,12 +46,19 @@ class Accounted(OpenClass):
         self.gpu_class = gpu_class
         capacities = Capacities(self.client, {"t4": gpu_class}, self.entries)
         self.repeated(capacities.note)
-        holders = self.held_slots()
-        for isolation in ISOLATIONS:
-            count = sum(key.endswith(isolation) for key, _ in holders)
-            each = -(-count // max(1, self.domains()))
-            self.noted[isolation] = max(gpu_class.slots(isolation), each)
+        self.widen(gpu_class.slots(SHARED), gpu_class.slots(EXCLUSIVE))
         self.price = millionths(gpu_class.price_per_hour) or 0
+
+    def widen(self, shared: int, exclusive: int) -> None:
+        """Note slots of a domain: at least so many, and as many as all shares fit in."""
+        counts = Counter(key.removeprefix("holders_") for key, _ in self.held_slots())
+        domains = max(1, self.domains())
+        exclusive = max(exclusive, -(-counts[EXCLUSIVE] // domains))
+        if counts[SHARED] and counts[EXCLUSIVE] == domains * exclusive:
+            exclusive = -(-2 * counts[EXCLUSIVE] // domains)
+        left = domains - (Fraction(counts[EXCLUSIVE], exclusive) if exclusive else 0)
+        least = math.ceil(counts[SHARED] / left) if counts[SHARED] else 0
+        self.noted = {SHARED: max(shared, least), EXCLUSIVE: exclusive}
 
     def held_slots(self) -> list[tuple[str, str]]:
         return [(key, name) for key, name, _ in self.reader.holder_names("t4")]
@@ -59,14 +67,15 @@ class Accounted(OpenClass):
         """How many there are: the nodes as they were set, and others while a job runs there."""
         if self.nodes is None:
             return 1
-        held = {str(self.granted[name]["domain"]) for _, name in self.held_slots()}
-        return len(self.nodes | held)
+        held = {self.granted.get(name, {}).get("domain") for _, name in self.held_slots()}
+        return len(self.nodes | held - {None})
 
     def set_nodes(self, *names: str, shared: int = 4) -> None:
         slots = {SHARED: shared, EXCLUSIVE: 1}
         self.nodes = set(names)
         for _ in range(self.repeats):
             self.line.set_nodes(self.gpu_class, dict.fromkeys(names, slots))
+        self.widen(self.noted[SHARED], self.noted[EXCLUSIVE])
 
     def wait(self, us: int) -> None:
         share = Fraction(0)

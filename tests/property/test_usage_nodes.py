@@ -27,7 +27,8 @@ waits = st.sampled_from([1, 999_999, 3_600_500_001, DAY // 3, 0, DAY * 2])
 steps = st.one_of(
     st.tuples(st.just("submit"), st.sampled_from(ISOLATIONS)),
     st.tuples(st.just("end"), st.integers(0, 9), st.booleans()),
-    st.tuples(st.just("nodes"), st.sets(st.sampled_from("abc")), st.sampled_from([4, 4, 2])),
+    st.tuples(st.just("nodes"), st.sets(st.sampled_from("abc"))),
+    st.tuples(st.just("settings"), st.sampled_from([1, 2, 6]), st.sampled_from(["0.35", "1.7"])),
     st.tuples(st.just("note")),
 )
 
@@ -67,10 +68,12 @@ def test_costs_add_up_as_nodes_come_and_go(
         if kind == "submit":
             queue.submit(*what)
         elif kind == "nodes":
-            names, shared = what
-            queue.set_nodes(*sorted(names), shared=shared)
+            queue.set_nodes(*sorted(what[0]), shared=queue.gpu_class.shared_slots)
+        elif kind == "settings" and kept > 2:  # of sums, the terms are those that followed
+            queue.note(replace(NODES, shared_slots=what[0], price_per_hour=what[1]))
+            queue.set_nodes(*sorted(queue.nodes or ()), shared=what[0])
         elif kind == "note":
-            queue.note(NODES)
+            queue.note(queue.gpu_class)
         elif holders:
             name = holders[what[0] % len(holders)]
             if what[1]:
@@ -80,7 +83,21 @@ def test_costs_add_up_as_nodes_come_and_go(
                 queue.end(name, GONE)
         queue.wait(pause)
         queue.turn()
-    queue.note(NODES)
+    queue.note(queue.gpu_class)
+    queue.check()
+
+
+def test_jobs_beyond_the_slots_of_the_nodes_that_stay_are_shares_of_them(
+    queue: Accounted,
+) -> None:
+    queue.set_nodes("a", "b", "c")
+    for _ in range(4):
+        queue.submit(SHARED)  # all on one node
+    queue.note(replace(NODES, shared_slots=1))
+    queue.wait(HOUR)
+    queue.set_nodes("a", shared=1)
+    assert queue.books().capacities[-1].slots[SHARED] == 4
+    queue.wait(HOUR)
     queue.check()
 
 

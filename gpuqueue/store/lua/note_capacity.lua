@@ -142,11 +142,8 @@ local wanted = { domains = context.domains, price = context.price, rows = contex
 local least = held.shared + held.exclusive > 0 and 1 or 0
 if not wanted.domains then wanted.domains = math.max(least, domain.total()) end
 -- Where slots were taken away, what still runs has its share.
-local function at_least(given, number)
-  return math.max(given, wanted.domains > 0 and math.ceil(number / wanted.domains) or 0)
-end
-wanted.shared = at_least(context.shared, held.shared)
-wanted.exclusive = at_least(context.exclusive, held.exclusive)
+wanted.shared, wanted.exclusive = context.shared, context.exclusive
+domain.fit(wanted)
 -- What was noted while the clock of Redis was ahead holds from now on, not from then.
 local changed = not current or tonumber(current.at) > micros(now)
 for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do

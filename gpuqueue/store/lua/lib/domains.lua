@@ -119,15 +119,26 @@ function domain.note_total(total)
   pcall(domain.set_capacity, current) -- a damaged key keeps no slot from being freed
 end
 
--- More attempts of an isolation may have been adopted than it has slots: each is a share of them.
-function domain.widen(isolation)
+-- More attempts may run than a capacity has slots: each is a share of them, so that their shares
+-- are no more than its domains. Answer: whether it has got more slots.
+function domain.fit(capacity)
+  local total = capacity.domains or 0
+  if total == 0 then return false end
+  local shared, exclusive = slots.used('shared'), slots.used('exclusive')
+  local own = math.max(capacity.exclusive or 0, math.ceil(exclusive / total))
+  -- Adopted attempts of both may be in one domain.
+  if shared > 0 and exclusive >= total * own then own = math.ceil(2 * exclusive / total) end
+  local taken = exclusive > 0 and exclusive / own or 0
+  local least = math.ceil(shared / (total - taken) - 10 ^ -9)
+  local more = own > (capacity.exclusive or 0) or least > (capacity.shared or 0)
+  capacity.exclusive, capacity.shared = own, math.max(capacity.shared or 0, least)
+  return more
+end
+
+-- The same for the capacity that holds now.
+function domain.widen()
   local current = decoded(redis.call('HGET', K.usage, '#now'))
-  if not current or (current.domains or 0) == 0 then return end
-  local each = math.ceil(slots.used(isolation) / current.domains)
-  if (current[isolation] or 0) < each then
-    current[isolation] = each
-    domain.set_capacity(current)
-  end
+  if current and domain.fit(current) then domain.set_capacity(current) end
 end
 
 -- How many holders of an isolation may be in any domain. One decision asks it several times.

@@ -70,6 +70,8 @@ function domain.set(spec, domains)
   if spec.domain == 'node' then domain.note_total(domain.total()) end
   redis.call('HSET', K.gate, 'shares', shares)
   domain.place_holders(spec)
+  -- Idle nodes may have left, and more jobs run on the others than these have slots by now.
+  domain.widen()
 end
 
 -- How many holders may be in any domain.
