@@ -49,7 +49,7 @@ def resolve(
     fitting: list[GpuClass] = []
     for candidate in _candidates(classes, queue, request.classes):
         isolation = wanted or candidate.default_isolation
-        problem = _problem(candidate, isolation, request, time_limit, in_pods)
+        problem = problem_of(candidate, isolation, request, time_limit, in_pods)
         if problem:
             problems.append(problem)
         else:
@@ -118,7 +118,7 @@ def larger(
         for each in others
         if each.name != gpu_class.name and has_more_memory(each, gpu_class)
     ]
-    return [place for place in places if not _problem(*place, request, time_limit, in_pods)]
+    return [place for place in places if not problem_of(*place, request, time_limit, in_pods)]
 
 
 def has_more_memory(one: GpuClass, other: GpuClass) -> bool:
@@ -194,7 +194,7 @@ def _by_price(fitting: list[GpuClass], wanted: str | None) -> list[GpuClass]:
     return sorted(fitting, key=lambda each: prices[each.name] or 0)
 
 
-def _problem(
+def problem_of(
     each: GpuClass, isolation: str, request: GpuRequest, time_limit: float | None, in_pods: bool
 ) -> InvalidJob | None:
     """Return why a job can never run on a class; None: it can."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpuqueue.classes.choose import problem_of
 from gpuqueue.dispatcher.accept import Accept
 from gpuqueue.glue.messages.message import encode
 from gpuqueue.glue.messages.parse import identify, parse
@@ -39,6 +40,11 @@ class Move:
         if gpu_class is None:
             return f"its larger class {place.gpu_class!r} is not configured"
         submission = parse(packed, identify(packed), self.accept.bodies)
+        # Its settings may have changed since the job was accepted.
+        asked = (submission.request, submission.time_limit)
+        in_pods = not self.accept.line.site.host
+        if problem := problem_of(gpu_class, place.isolation, *asked, in_pods=in_pods):
+            return f"its larger class cannot run it any more: {problem}"
         job = submission.job(gpu_class, place.isolation)
         accepted = self.accept.take_in(
             packed, encode(packed), submission, job, gpu_class, lambda name: None, _counted(record)

@@ -18,6 +18,8 @@ from gpuqueue.model.unbound import LATER, is_unbound
 MOST = 64
 #: The planned end of an attempt without a limit. More holders without one make a domain later.
 NO_END, ALONE = 10.0**12, 10.0**5
+#: Seconds after which a time that is over counts as that of jobs without a limit.
+OVERDUE = 300.0
 
 
 class Placement:
@@ -26,7 +28,8 @@ class Placement:
     def __init__(self, domains: Domains, held: Iterable[Held]) -> None:
         self.slots = domains.slots
         self.drained, self.until = domains.drained, domains.until
-        self.reserved = domains.reserved
+        self.reserved, self.reserved_for = domains.reserved, domains.reserved_for
+        self.strict = domains.strict
         self._aside, self._kept = dict(domains.aside), domains.kept
         #: The most exclusive slots of a domain.
         self.largest = max((own[1] for own in self.slots.values()), default=0)
@@ -44,7 +47,8 @@ class Placement:
         """Return one that changes by itself."""
         new = object.__new__(Placement)
         new.slots, new.drained, new.until = self.slots, self.drained, self.until
-        new.reserved = self.reserved
+        new.reserved, new.reserved_for = self.reserved, self.reserved_for
+        new.strict = self.strict
         new._aside, new._kept, new.largest = self._aside.copy(), self._kept, self.largest
         new._held = {
             name: {each: held.copy() for each, held in kinds.items()}
@@ -116,16 +120,41 @@ class Placement:
             return False
         return not self.standing(name, now) and now + limit <= self.until
 
-    def keep(self, several: bool, closed: bool, now: float, number: int) -> bool:
-        """Reserve a domain with so many exclusive slots (``several``), have it become idle
-        (``closed``), or none. Returns whether that has changed.
+    def reserved_of(self, job: Waiting | None) -> str | None:
+        """Return the domain that is reserved for a job; None: none is."""
+        return self.reserved if job and job.delivery == self.reserved_for else None
+
+    def forget(self, delivery: str) -> None:
+        """Nothing is reserved for a job any more: it has left the line."""
+        if self.reserved_for == delivery:
+            self.reserved = self.reserved_for = None
+
+    def started_in(self, name: str, delivery: str) -> None:
+        """An exclusive job starts in a domain."""
+        if delivery == self.reserved_for:
+            self.strict = None
+            self.forget(delivery)
+        elif name == self.reserved:
+            self.strict = self.reserved_for
+
+    def keep(self, first: Waiting | None, waits: bool, closed: bool, now: float) -> bool:
+        """Reserve a domain for the first exclusive job, which needs several slots, have one become
+        idle for it (``closed``), or none. Returns whether that has changed.
         """
-        own = self.reserved or self.drained
+        number = first.gpus if first else 1
+        several = waits and number > 1
+        own = self.reserved_of(first) or self.drained
         chosen = self._soonest(now, own, number) if several or closed else None
-        reserved, drained = chosen if several else None, chosen if closed else None
-        if (reserved, drained) == (self.reserved, self.drained):
+        before = (self.reserved, self.reserved_for, self.drained)
+        if several and chosen and first:
+            if self.reserved_for not in (None, first.delivery):
+                self.strict = self.reserved_for
+            self.reserved, self.reserved_for = chosen, first.delivery
+        elif several and first:
+            self.forget(first.delivery)
+        drained = chosen if closed else None
+        if (self.reserved, self.reserved_for, drained) == before:
             return False
-        self.reserved = reserved
         if drained != self.drained:
             self.drained, self.until = drained, 0.0
             ends = self._entries[drained][2] if drained else None
@@ -137,24 +166,28 @@ class Placement:
         if current and self.standing(current, now) != "held":
             own = self._entries.get(current, (0, 0, None))[2]
             if own is not None and number > 1:
-                own = self._free_at(current, number)
+                own = self._free_at(current, number, now)
+            if own is not None:
+                own = _believed(own, now)
             if own is not None and own < least:
                 best, least = current, own
-        for at, name in self._candidates(number):
+        for told, name in self._candidates(number, now):
+            at = _believed(told, now)
             if at < least and self.standing(name, now) != "held":
                 best, least = name, at
         return best
 
-    def _candidates(self, number: int) -> Iterable[tuple[float, str]]:
+    def _candidates(self, number: int, now: float) -> Iterable[tuple[float, str]]:
         if number == 1:
-            yield from islice(self._ends, MOST)
+            first = bisect_left(self._ends, (now - OVERDUE, ""))
+            yield from islice(self._ends, first if first < len(self._ends) else 0, None)
             return
         for size in sorted({own[1] for own in self.slots.values()}):
             fitting = (name for _, name in self._ends if self.slots[name][1] == size >= number)
             for name in islice(fitting, MOST):
-                yield self._free_at(name, number), name
+                yield self._free_at(name, number, now), name
 
-    def _free_at(self, name: str, number: int) -> float:
+    def _free_at(self, name: str, number: int, now: float) -> float:
         """When so many slots of a domain are free for one exclusive job."""
         held = self._of(name)
         ends = sorted(held[EXCLUSIVE].values())
@@ -162,6 +195,7 @@ class Placement:
         at = max(held[SHARED].values(), default=0.0)
         if over > 0:
             at = max(at, ends[over - 1] if over <= len(ends) else math.inf)
+        at = _believed(at, now)
         if NO_END <= at < math.inf:
             at = NO_END + len(held[SHARED]) + max(0, over) * ALONE
         return at
@@ -205,6 +239,11 @@ class Placement:
         for isolation, old, new in zip(ISOLATIONS, before[:2], entry[:2], strict=True):
             _move(self._room[isolation], name, old if old > 0 else None, new if new > 0 else None)
         _move(self._ends, name, before[2], entry[2])
+
+
+def _believed(at: float, now: float) -> float:
+    """Return the time at which jobs end: one that is long over is not believed."""
+    return NO_END if 0 < at < now - OVERDUE else at
 
 
 Score = TypeVar("Score", int, float)

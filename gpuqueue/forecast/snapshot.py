@@ -141,7 +141,10 @@ class Domains:
     """When the one that drains is idle, as its jobs had declared."""
     aside: Mapping[str, Aside] = field(default_factory=dict)
     reserved: str | None = None
-    """The one that is reserved for the first exclusive job, which needs several GPUs."""
+    """The one that is reserved for a waiting job of several GPUs."""
+    reserved_for: str | None = None
+    strict: str | None = None
+    """The job of several GPUs before which no other exclusive job behind it starts."""
     kept: frozenset[str] = frozenset()
     """Nodes that are kept for pods that may have made them come; see lua/lib/unbound.lua."""
 

@@ -99,6 +99,8 @@ class Twin:
             over = job.expires is not None and job.expires <= now
             if over or self._is_too_small(look):
                 self.line.leave(job, now)
+                if self._placement:
+                    self._placement.forget(job.delivery)
             else:
                 started.append((job, self._start(job, look, now)))
 
@@ -114,17 +116,24 @@ class Twin:
             look.backfills = self._passes_gate(look, now)
         else:
             look.domain[SHARED] = placement.pick(SHARED, now, away=placement.drained)
-            look.domain[EXCLUSIVE] = placement.pick(EXCLUSIVE, now, number=needs)
-            if needs > 1 and look.domain[EXCLUSIVE] is None:
-                look.passing = self._passing(placement, now)
+            others = None
+            if placement.reserved and not placement.reserved_of(exclusive):
+                others = placement.pick(EXCLUSIVE, now, away=placement.reserved, number=needs)
+            look.domain[EXCLUSIVE] = others or placement.pick(EXCLUSIVE, now, number=needs)
+            strict = exclusive is not None and placement.strict == exclusive.delivery
+            if needs > 1 and look.domain[EXCLUSIVE] is None and not strict:
+                look.passing = self._passing(placement, exclusive, now)
             if shared and look.domain[SHARED] is None and placement.lets_in(shared, now):
                 look.backfills, look.domain[SHARED] = True, placement.drained
         return look
 
-    def _passing(self, placement: Placement, now: float) -> tuple[Waiting, str, Any] | None:
+    def _passing(
+        self, placement: Placement, first: Waiting | None, now: float
+    ) -> tuple[Waiting, str, Any] | None:
         """The first job behind that a domain takes which is not reserved."""
+        reserved = placement.reserved_of(first)
         for job, front in self.line.behind(EXCLUSIVE, BEHIND):
-            domain = placement.pick(EXCLUSIVE, now, away=placement.reserved, number=job.gpus)
+            domain = placement.pick(EXCLUSIVE, now, away=reserved, number=job.gpus)
             if domain is not None:
                 return job, domain, front
         return None
@@ -165,9 +174,10 @@ class Twin:
         if not self._placement:
             self._keep_planned_end(look, now)
             return look
-        waits = look.first[EXCLUSIVE] is not None and look.domain[EXCLUSIVE] is None
+        first = look.first[EXCLUSIVE]
+        waits = first is not None and look.domain[EXCLUSIVE] is None
         closed = waits and self._bypassed >= self.rules.exclusive_patience
-        changed = self._placement.keep(waits and look.needs > 1, closed, now, look.needs)
+        changed = self._placement.keep(first, waits, closed, now)
         return self._look(now) if changed else look
 
     def _may_start(self, look: _Look, isolation: str) -> bool:
@@ -228,7 +238,7 @@ class Twin:
             if passing:
                 away = self._placement.reserved
             other = None
-            if not look.backfills:
+            if job.avoid and not look.backfills:
                 other = self._placement.pick(job.isolation, now, job.avoid, away, job.gpus)
             domain = other or (passing[1] if passing else look.domain[job.isolation])
             assert domain is not None
@@ -236,6 +246,8 @@ class Twin:
         held = Held(*known, gpus=job.gpus)
         if self._placement:
             self._placement.enter(held, now)
+            if job.isolation == EXCLUSIVE and domain is not None:
+                self._placement.started_in(domain, job.delivery)
         self.held[name] = held
         self._running[job.isolation] += job.gpus
         self.line.started(job, held, now)

@@ -87,7 +87,7 @@ class Snapshots:
         totals = dict(zip(ISOLATIONS, parts[1::3], strict=True))
         holders = dict(zip(ISOLATIONS, parts[2::3], strict=True))
         self._load(
-            [delivery, *(name for name, _ in delayed)],
+            [delivery, gate.get("reserved_for", ""), *(name for name, _ in delayed)],
             *lines.values(),
             *(
                 [delivery_of(self._class.name, name) for name, _ in each]
@@ -236,7 +236,17 @@ class Snapshots:
                 aside[name] = Aside(place.until, place.probe)
         until = float(gate.get("until") or 0)
         kept = frozenset(name for name, text in slots.items() if "waits" in (readable(text) or {}))
-        return Domains(made, gate.get("drained"), until, aside, gate.get("reserved"), kept)
+        waits = self._waiting(gate.get("reserved_for", "")) is not None
+        return Domains(
+            made,
+            gate.get("drained"),
+            until,
+            aside,
+            gate.get("reserved") if waits else None,
+            gate.get("reserved_for") if waits else None,
+            gate.get("strict"),
+            kept,
+        )
 
     def _tenants(
         self, gate: Mapping[str, str], own: str, others: Sequence[str]

@@ -273,3 +273,67 @@ def test_a_pod_on_a_node_that_is_kept_free_goes_on_with_no_job_of_others(
     assert pod.answer() in ("none", "waits")
     [started] = pod.line.admit(NODES)
     assert (started["delivery"], started["domain"]) == ("next", "n2")
+
+
+# -- jobs that come before it ----------------------------------------------------------------------
+
+
+def comes_before(queue: Several, name: str) -> list[str]:
+    """One whose tenant has fewer slots than it is guaranteed."""
+    return queue.send(name, 1, tenant="red")
+
+
+@pytest.fixture
+def guaranteed(schedule_redis: redis.Redis) -> Several:
+    """Two nodes of two GPUs, one job on each; W needs two of one, behind the jobs of red."""
+    queue = Several(schedule_redis, NODES, nodes={"a": 2, "b": 2})
+    Tenants(queue.client).set("t4", {"red": TenantRule(guaranteed=4)})
+    for name, gpus, limit in (("in-a", 1, 10.0), ("wide", 2, 500.0)):
+        queue.send(name, gpus, time_limit=limit)
+    assert queue.send("W", 2, tenant="blue") == []
+    assert kept(queue)[0] == "a"
+    return queue
+
+
+def test_a_job_that_comes_before_it_leaves_its_node_if_it_can(guaranteed: Several) -> None:
+    guaranteed.end("wide")
+    assert where(guaranteed)["W"] == "b"
+    guaranteed.send("V", 2, tenant="blue")
+    assert kept(guaranteed)[0] == "a"
+    guaranteed.set_nodes({"a": 2, "b": 2, "c": 4})
+    assert guaranteed.admit() == ["V"], "a node has come"
+
+
+def test_none_behind_it_starts_once_its_node_was_taken(guaranteed: Several) -> None:
+    """Else jobs before it could have its node, and jobs behind it all others, for ever."""
+    queue = guaranteed
+    assert comes_before(queue, "r1") == ["r1"]
+    assert where(queue)["r1"] == "a", "it goes first, and no other node has room"
+    assert queue.send("e1", 1, tenant="green") == []
+    assert queue.end("wide") == ["W"]
+    assert where(queue)["W"] == "b"
+    assert queue.gate("strict") is None
+
+    assert queue.send("V", 2, tenant="blue") == []
+    queue.set_nodes({"a": 2, "b": 2, "c": 1})
+    assert queue.admit() == ["e1"], "on the new node"
+    assert where(queue)["e1"] == "c"
+    queue.end("in-a")
+    assert comes_before(queue, "r2") == ["r2"]
+    assert where(queue)["r2"] == "a"
+    assert queue.send("e2", 1, tenant="green") == []
+    assert queue.end("e1") == [], "the free GPU of c is for none behind it now"
+    assert queue.end("r1") == []
+    assert queue.end("r2") == ["V", "e2"]
+
+
+def test_a_node_whose_jobs_do_not_end_in_time_is_reserved_no_longer(queue: Several) -> None:
+    """As one that does not answer, whose slots stay taken."""
+    assert kept(queue)[0] == "a"
+    queue.now += 50 + 290
+    assert queue.admit() == []
+    assert kept(queue)[0] == "a"
+    queue.now += 20
+    assert queue.admit() == []
+    assert kept(queue)[0] == "b"
+    assert queue.end("in-b") == ["W"]

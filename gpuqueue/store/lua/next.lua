@@ -129,7 +129,7 @@ local function look_ahead(before, ask)
   redis.call('HDEL', K.devices, holder)
   local number = slots.leave(holder, before)
   local own = domain.leave(holder, number)
-  local fields = { 'drained', 'until', 'reserved', DOMAIN .. 'until' }
+  local fields = { 'drained', 'until', 'reserved', 'reserved_for', 'strict', DOMAIN .. 'until' }
   local kept = redis.call('HMGET', K.gate, unpack(fields))
   local give_back = tenancy.without(holder, number)
   local job, v = startable(ask, { spent = 0 })

@@ -91,7 +91,7 @@ end
 local function look(spec, asked)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
   local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until', DOMAIN .. 'until' }
-  local more = { 'domains', 'shares', 'several', 'reserved' }
+  local more = { 'domains', 'shares', 'several', 'reserved', 'reserved_for', 'strict' }
   for _, name in ipairs(more) do fields[#fields + 1] = name end
   local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
@@ -117,14 +117,12 @@ local function look(spec, asked)
   if v.exclusive and v.several then v.needs = slots.of_job(load(v.exclusive)) end
   if spec.domain then
     v.drained, v.domains, v.shares = gate[5] or nil, gate[8] or nil, tonumber(gate[9] or 0)
-    v.reserved = gate[11] or nil
+    v.reserved, v.reserved_for = gate[11] or nil, gate[12] or nil
+    v.strict = gate[13] or nil
     if v.shared or asked == 'shared' then
       v.shared_domain, v.shared_why = domain.pick(spec, 'shared', nil, v.drained)
     end
-    if v.exclusive or asked == 'exclusive' then
-      v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
-    end
-    if v.needs > 1 and not v.exclusive_domain then v.passing = domain.passing(spec, v.reserved) end
+    if v.exclusive or asked == 'exclusive' then domain.look_for_exclusive(v, spec) end
     v.until_idle = tonumber(gate[6] or 0)
     v.backfills = v.shared and not v.shared_domain and domain.backfills(v, spec)
     if v.backfills then v.shared_domain = v.drained end
@@ -242,12 +240,10 @@ function domain.keep_drained(v, spec)
   local waits = v.exclusive and not v.exclusive_domain
   local closed = waits and v.bypassed >= spec.exclusive_patience
   local several = waits and v.needs > 1
-  local own = v.reserved or v.drained
+  local own = v.reserved_for == v.exclusive and v.reserved or v.drained
   local chosen = (closed or several) and domain.soonest(spec, own, v.needs) or nil
-  local reserved, drained = several and chosen or nil, closed and chosen or nil
-  if reserved == v.reserved and drained == v.drained then return v end
-  domain.note_kept(v, reserved, drained)
-  return look(spec)
+  local changed = domain.note_kept(v, several, chosen, closed and chosen or nil)
+  return changed and look(spec) or v
 end
 
 -- The host and the application of the next attempt; its GPU comes later.
@@ -323,6 +319,7 @@ local function grant(job, ask, v, at)
     job.domain = at.domain or other or passes and passes.domain or v[job.isolation .. '_domain']
     local ends = domain.planned_end(job, now)
     local own = domain.enter(holder, job.domain, job.isolation, ends, number)
+    if job.isolation == 'exclusive' then domain.started_in(job.domain, job, v) end
     job.origin = spec.domain == 'node' and own and own.origin or nil
   end
   if spec.devices > 0 then

@@ -87,7 +87,7 @@ function domain.forget()
   domain.keep_only({})
   domain.note_total(1)
   redis.call('HDEL', K.gate, 'domains', 'shares', 'sizes', 'scale', 'new_node', 'nodes_of')
-  redis.call('HDEL', K.gate, 'drained', 'until', 'reserved')
+  redis.call('HDEL', K.gate, 'drained', 'until', 'reserved', 'reserved_for', 'strict')
 end
 
 -- Whether another cluster starts the jobs of the class: its nodes are the domains. People, who
@@ -240,6 +240,13 @@ function domain.ends_of(number)
   return keys
 end
 
+-- A time that is long over counts as that of jobs without a limit: they do not end as they should.
+local OVERDUE = 300
+
+function domain.believed(at)
+  return at > 0 and at < now - OVERDUE and domain.NO_END or at
+end
+
 -- When so many slots of a domain are free for one exclusive job, as its holders have declared; more
 -- holders without a limit make it later. math.huge: it has fewer slots.
 function domain.free_at(name, number)
@@ -253,6 +260,7 @@ function domain.free_at(name, number)
     local found = redis.call('ZRANGE', key, over - 1, over - 1, 'WITHSCORES')
     at = math.max(at, tonumber(found[2] or math.huge))
   end
+  at = domain.believed(at)
   if at >= domain.NO_END and at < math.huge then
     at = domain.NO_END + shared + math.max(0, over) * domain.ALONE
   end
@@ -263,7 +271,10 @@ end
 -- The domains that may be free soonest for a job of so many slots, and when; in pairs.
 function domain.candidates(number)
   if number == 1 then
-    return redis.call('ZRANGE', domain.key('ends'), 0, domain.enough(1) - 1, 'WITHSCORES')
+    local key, most, from = domain.key('ends'), domain.enough(1), now - OVERDUE
+    local found =
+      redis.call('ZRANGE', key, from, '+inf', 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+    return #found > 0 and found or redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
   end
   local found = {}
   for _, key in ipairs(domain.ends_of(number)) do
@@ -281,14 +292,15 @@ function domain.soonest(spec, current, number)
   local best, least = nil, math.huge
   if current and standing(domain.place(spec, current)) ~= 'held' then
     local score = redis.call('ZSCORE', domain.key('ends'), current)
-    local own = score and (number > 1 and domain.free_at(current, number) or tonumber(score))
+    local own = score and domain.believed(tonumber(score))
+    if score and number > 1 then own = domain.free_at(current, number) end
     if own and own < math.huge then
       best, least = current, own
     end
   end
   local found = domain.candidates(number)
   for i = 1, #found, 2 do
-    local at = tonumber(found[i + 1])
+    local at = domain.believed(tonumber(found[i + 1]))
     if at < least and standing(domain.place(spec, found[i])) ~= 'held' then
       best, least = found[i], at
     end

@@ -2,8 +2,14 @@
 -- domain is reserved for it, and the exclusive jobs behind it start in the others alone.
 -- Needs clock, records, slots, tenants, tenant_turns, domains, placement.
 --
--- Field `reserved` of K.gate: that domain, from the moment at which the job must wait. Once shared
--- jobs have used up the patience of the job, the same domain drains (see admission).
+-- Fields of K.gate, from the moment at which the job must wait until it leaves the line:
+--   reserved: that domain. Once shared jobs have used up the patience of the job, the same domain
+--     drains (see admission);
+--   reserved_for: the job.
+-- A job of better priority, or of a tenant that comes first, may start there, if no other domain
+-- takes it. Field `strict` names the last waiting job to which that has happened: no job behind it
+-- starts any more, in any domain. Else such jobs could keep the one that is free soonest from it,
+-- and the jobs behind it all others.
 
 do
   -- How many of the jobs behind it one decision looks at.
@@ -31,8 +37,15 @@ do
     return jobs
   end
 
+  -- Whether the first exclusive job is the one that a domain is reserved for.
+  local function is_for_first(v)
+    return v.reserved ~= nil and v.reserved_for == v.exclusive
+  end
+
   -- The first job behind that a domain takes which is not reserved, with its `domain`; nil: none.
-  function domain.passing(spec, reserved)
+  local function passing(spec, v)
+    local reserved = is_for_first(v) and v.reserved or nil
+    if v.strict == v.exclusive then return nil end
     if not domain.pick(spec, 'exclusive', nil, reserved) then return nil end
     for _, job in ipairs(behind()) do
       local number = needed(job.delivery)
@@ -42,26 +55,67 @@ do
     return nil
   end
 
+  -- Find the domain of the first exclusive job, rather another one than that which is reserved for
+  -- a job behind it; without any, the job that starts before it.
+  function domain.look_for_exclusive(v, spec)
+    if v.reserved and not is_for_first(v) then
+      v.exclusive_domain = domain.pick(spec, 'exclusive', nil, v.reserved, v.needs)
+    end
+    if not v.exclusive_domain then
+      v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
+    end
+    if v.needs > 1 and not v.exclusive_domain then v.passing = passing(spec, v) end
+  end
+
   -- The domain where no job of an isolation starts at present. `v`: what the decision depends on.
   function domain.kept_from(v, isolation)
     if isolation == 'shared' then return not v.backfills and v.drained or nil end
     return v.passing and v.reserved or nil
   end
 
-  -- Note the domain that is reserved and the one that drains; nil: none.
-  function domain.note_kept(v, reserved, drained)
-    if reserved ~= v.reserved then
-      if reserved then
-        redis.call('HSET', K.gate, 'reserved', reserved)
-      else
-        redis.call('HDEL', K.gate, 'reserved')
-      end
+  -- Whether the job still waits that a domain is reserved for.
+  local function still_waits(v)
+    local job = v.reserved and v.reserved_for
+    return job and redis.call('ZSCORE', K.waiting_exclusive, job) and true or false
+  end
+
+  -- The domain that is reserved, and for which job; nil: none.
+  local function reserve(v, several, chosen)
+    local waits = still_waits(v)
+    if several and chosen then
+      if waits and not is_for_first(v) then redis.call('HSET', K.gate, 'strict', v.reserved_for) end
+      return chosen, v.exclusive
     end
-    if drained == v.drained then return end
+    if not waits or several and is_for_first(v) then return nil end
+    return v.reserved, v.reserved_for
+  end
+
+  -- Note what is reserved and what drains; nil: none. `several`: whether the first job needs
+  -- several GPUs and must wait; `chosen`: the domain that it gets soonest, nil: none may be.
+  -- Answer: whether anything has changed.
+  function domain.note_kept(v, several, chosen, drained)
+    local reserved, job = reserve(v, several, chosen)
+    local same = reserved == v.reserved and job == v.reserved_for
+    if not same and reserved then
+      redis.call('HSET', K.gate, 'reserved', reserved, 'reserved_for', job)
+    elseif not same then
+      redis.call('HDEL', K.gate, 'reserved', 'reserved_for')
+    end
+    if drained == v.drained then return not same end
     if drained then
       redis.call('HSET', K.gate, 'drained', drained, 'until', domain.ends(drained) or 0)
     else
       redis.call('HDEL', K.gate, 'drained', 'until')
+    end
+    return true
+  end
+
+  -- An exclusive job starts in a domain.
+  function domain.started_in(name, job, v)
+    if v.reserved_for == job.delivery then
+      redis.call('HDEL', K.gate, 'reserved', 'reserved_for', 'strict')
+    elseif v.reserved == name and still_waits(v) then
+      redis.call('HSET', K.gate, 'strict', v.reserved_for)
     end
   end
 end
