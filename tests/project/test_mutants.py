@@ -7,7 +7,7 @@ from collections import Counter
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
-from tests.mutants.__main__ import order
+from tests.mutants.__main__ import equivalent, order
 from tests.mutants.check import FIXED, Seen
 from tests.mutants.derive import mutants
 from tests.mutants.reach import reached, where
@@ -41,3 +41,7 @@ def test_a_mutant_gets_the_tests_that_reach_it_the_likeliest_first() -> None:
         "test_long.py::test",
         FIXED,
     ]
+
+
+def test_each_mutant_that_is_listed_as_equivalent_is_one_of_the_scripts() -> None:
+    assert set(equivalent()) <= {each.name for each in mutants()}

@@ -24,7 +24,7 @@
 
 -- The planned end of an attempt without a limit. More holders without one make a domain later.
 -- An exclusive one counts as more than all shared ones that a domain may have.
--- `frees`: domain → when so many of its slots are free (see placement), until its holders change.
+-- `frees`: domain → when so many of its slots are free (see reserved), until its holders change.
 local domain = { NO_END = 10 ^ 12, ALONE = 10 ^ 5, NOWHERE_YET = '', frees = {} }
 
 -- Seconds without terms after which a cluster is gone: its dispatchers may restart.

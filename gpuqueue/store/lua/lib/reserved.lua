@@ -1,6 +1,7 @@
--- A class of several domains, while its first exclusive job needs several GPUs and must wait: one
--- domain is reserved for it, and the exclusive jobs behind it start in the others alone.
--- Needs clock, records, slots, tenants, tenant_turns, domains, placement.
+-- A class of several domains: the one that becomes idle for its first exclusive job. While that
+-- needs several GPUs and must wait, one is reserved for it, and the exclusive jobs behind it start
+-- in the others alone.
+-- Needs clock, records, slots, tenants, tenant_turns, places, domains, placement.
 --
 -- Fields of K.gate, from the moment at which the job must wait until it leaves the line:
 --   reserved: that domain. Once shared jobs have used up the patience of the job, the same domain
@@ -10,6 +11,85 @@
 -- takes it. Field `strict` names the last waiting job to which that has happened: no job behind it
 -- starts any more, in any domain. Else such jobs could keep the one that is free soonest from it,
 -- and the jobs behind it all others.
+
+-- The keys of the domains with as many exclusive slots as a job needs, by when they are idle.
+function domain.ends_of(number)
+  local sizes = number > 1 and domain.sizes()
+  if not sizes then return { domain.key('ends') } end
+  local keys = {}
+  for _, size in ipairs(sizes) do
+    if size >= number then keys[#keys + 1] = domain.key('ends', size) end
+  end
+  return keys
+end
+
+-- A time that is long over counts as that of jobs without a limit: they do not end as they should.
+local OVERDUE = 300
+
+function domain.believed(at)
+  return at > 0 and at < now - OVERDUE and domain.NO_END or at
+end
+
+-- When so many slots of a domain are free for one exclusive job, as its holders have declared; more
+-- holders without a limit make it later. math.huge: it has fewer slots.
+function domain.free_at(name, number)
+  local known = domain.frees[name]
+  if known and known.number == number then return known.at end
+  local own, shared = domain.slots(name), domain.holders(name, 'shared')
+  local over = domain.holders(name, 'exclusive') + number - (own and own.exclusive or 0)
+  local at = domain.last_end(name, 'shared', shared)
+  if over > 0 then -- so many of its exclusive holders end first
+    local key = domain.key('exclusive', name)
+    local found = redis.call('ZRANGE', key, over - 1, over - 1, 'WITHSCORES')
+    at = math.max(at, tonumber(found[2] or math.huge))
+  end
+  at = domain.believed(at)
+  if at >= domain.NO_END and at < math.huge then
+    at = domain.NO_END + shared + math.max(0, over) * domain.ALONE
+  end
+  domain.frees[name] = { number = number, at = at }
+  return at
+end
+
+-- The domains that may be free soonest for a job of so many slots, and when; in pairs.
+function domain.candidates(number)
+  if number == 1 then
+    local key, most, from = domain.key('ends'), domain.enough(1), now - OVERDUE
+    local found =
+      redis.call('ZRANGE', key, from, '+inf', 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+    return #found > 0 and found or redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
+  end
+  local found = {}
+  for _, key in ipairs(domain.ends_of(number)) do
+    for _, name in ipairs(redis.call('ZRANGE', key, 0, domain.MOST - 1)) do
+      found[#found + 1], found[#found + 2] = name, domain.free_at(name, number)
+    end
+  end
+  return found
+end
+
+-- The domain that is free soonest for an exclusive job of so many slots: by declared limits, then
+-- by fewest holders. `current`: the one that drains, or is reserved, gives way to a better one
+-- alone: what it is judged by only falls, so that this has an end.
+function domain.soonest(spec, current, number)
+  local best, least = nil, math.huge
+  if current and standing(domain.place(spec, current)) ~= 'held' then
+    local score = redis.call('ZSCORE', domain.key('ends'), current)
+    local own = score and domain.believed(tonumber(score))
+    if score and number > 1 then own = domain.free_at(current, number) end
+    if own and own < math.huge then
+      best, least = current, own
+    end
+  end
+  local found = domain.candidates(number)
+  for i = 1, #found, 2 do
+    local at = domain.believed(tonumber(found[i + 1]))
+    if at < least and standing(domain.place(spec, found[i])) ~= 'held' then
+      best, least = found[i], at
+    end
+  end
+  return best
+end
 
 do
   -- How many of the jobs behind it one decision looks at.
