@@ -96,7 +96,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     own lines. The file of a generated part is empty.
     """
     root = files("gpuqueue.store") / "lua"
-    own = (root / f"{verb}.lua").read_text()
+    own = (root / f"{verb}.lua").read_text(encoding="utf-8")
     yield "", _prelude(verb.rpartition("/")[0])
     for line in own.splitlines():
         for part in line.removeprefix("--!").split() if line.startswith("--!") else ():
@@ -109,7 +109,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
 
 
 def _library(part: str) -> str:
-    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text()
+    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text(encoding="utf-8")
 
 
 def _tables(part: str) -> str:
