@@ -38,7 +38,7 @@ def test_process_with_a_strange_name_is_read() -> None:
         child.kill()
 
 
-def test_what_is_left_of_an_attempt_is_ended_whatever_its_name() -> None:
+def test_processes_that_an_attempt_left_end_under_any_name() -> None:
     program = "import ctypes, signal; ctypes.CDLL(None).prctl(15, b'Gr\\xc3', 0, 0, 0);"
     program += "print(flush=True); signal.pause()"
     command = [sys.executable, "-S", "-c", program]
