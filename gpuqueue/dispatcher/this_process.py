@@ -49,10 +49,11 @@ def _started(pid: int) -> str | None:
     A process that has ended and was not reaped yet counts as none.
     """
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
+        stat = (_PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return "" if (_PROC / "self/stat").exists() else None
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else fields[_START]
+    # The name of the program, in parentheses, may hold any bytes.
+    fields = stat.rpartition(b")")[2].split()
+    return "" if fields[0] in (b"Z", b"X") else fields[_START].decode()

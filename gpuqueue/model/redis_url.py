@@ -14,6 +14,7 @@ from gpuqueue.model import sentinel_url
 #: Values of ``ssl_cert_reqs``. Celery also takes them in capitals, after ``CERT_``.
 CERT_REQS = ("required", "optional", "none")
 _WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)(?:CERT_)?(REQUIRED|OPTIONAL|NONE)(?=&|$)")
+_DATABASE = re.compile(r"(?<=[?&])virtual_host=(?:/|%2[Ff])?")
 _PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
@@ -77,8 +78,10 @@ def verifies(url: str) -> bool:
 
 
 def unix(url: str) -> str:
-    """Return the address with the socket scheme of redis-py in place of Celery's."""
-    return url.replace("redis+socket://", "unix://", 1)
+    """Return the address with redis-py's names of a socket and of its database in place of those
+    of Celery.
+    """
+    return _DATABASE.sub("db=", url.replace("redis+socket://", "unix://", 1))
 
 
 def plain(url: str) -> str:

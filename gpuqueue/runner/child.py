@@ -115,7 +115,7 @@ def show_environment(variables: Mapping[str, str]) -> None:
     if not size or len(text) > size:
         return
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
         begin, end = int(fields[47]), int(fields[48])
         shown = ctypes.string_at(begin, end - begin)
         at = shown.index(f"{ROOM}=".encode())

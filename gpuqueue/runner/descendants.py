@@ -67,7 +67,7 @@ def children() -> list[int]:
     """
     try:
         return [
-            int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_bytes().split()
         ]
     except OSError:  # no /proc, or a kernel without CONFIG_PROC_CHILDREN
         return []

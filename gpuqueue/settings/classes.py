@@ -62,11 +62,11 @@ def configured(settings: Settings) -> dict[str, GpuClass]:
         found[mig.name] = mig
     if settings.classes_file:
         try:
-            text = settings.classes_file.read_text()
-        except OSError as exc:
+            text = settings.classes_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as exc:
+            problem = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
             raise SettingsError(
-                f"GPUQUEUE_CLASSES_FILE={str(settings.classes_file)!r} cannot be read:"
-                f" {exc.strerror}"
+                f"GPUQUEUE_CLASSES_FILE={str(settings.classes_file)!r} cannot be read: {problem}"
             ) from None
         found |= from_toml(text, str(settings.classes_file), **defaults)
         check_larger(found, str(settings.classes_file))
@@ -88,7 +88,7 @@ def rules_of_tenants(
     if not settings.tenants_file:
         return {}, ""
     try:
-        text = settings.tenants_file.read_text()
+        text = settings.tenants_file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as exc:
         problem = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise SettingsError(

@@ -101,7 +101,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     look for each name that it uses among all that the parts before it have.
     """
     root = files("gpuqueue.store") / "lua"
-    own = (root / f"{verb}.lua").read_text()
+    own = (root / f"{verb}.lua").read_text(encoding="utf-8")
     yield "", _prelude(verb.rpartition("/")[0])
     depth = 0
     for line in own.splitlines():
@@ -117,7 +117,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
 
 
 def _library(part: str) -> str:
-    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text()
+    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text(encoding="utf-8")
 
 
 def _tables(part: str) -> str:

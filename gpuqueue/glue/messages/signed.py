@@ -105,7 +105,7 @@ class CertificateStore:
             )
         for path in paths:
             try:
-                certificate = Certificate(Path(path).read_text())
+                certificate = Certificate(Path(path).read_text(encoding="utf-8"))
                 self._store.add_cert(certificate)
             except Exception as exc:  # Celery's errors contain no more than these
                 raise SettingsError(

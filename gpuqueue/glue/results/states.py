@@ -202,7 +202,7 @@ def _context(each: Informing) -> Context:
     return Context({**named, "args": [], "kwargs": {}, "delivery_info": {}})
 
 
-_SCRIPT = (files("gpuqueue.glue.results") / "inform.lua").read_text()
+_SCRIPT = (files("gpuqueue.glue.results") / "inform.lua").read_text(encoding="utf-8")
 
 
 def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

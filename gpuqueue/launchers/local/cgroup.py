@@ -25,7 +25,7 @@ def own(proc: Path = Path("/proc/self")) -> Path | None:
     with contextlib.suppress(OSError, ValueError):
         [named] = [
             line[3:]
-            for line in (proc / "cgroup").read_text().splitlines()
+            for line in os.fsdecode((proc / "cgroup").read_bytes()).splitlines()
             if line.startswith("0::/")
         ]
         for root, mounted in _mounts(proc / "mountinfo"):
@@ -37,7 +37,7 @@ def own(proc: Path = Path("/proc/self")) -> Path | None:
 
 def _mounts(mountinfo: Path) -> Iterator[tuple[str, Path]]:
     """Yield where cgroups v2 are mounted, with the one that is the root there."""
-    for line in mountinfo.read_text().splitlines():
+    for line in os.fsdecode(mountinfo.read_bytes()).splitlines():
         fields, _, kind = line.partition(" - ")
         if kind.startswith("cgroup2 "):
             yield fields.split()[3], Path(fields.split()[4])

@@ -40,7 +40,7 @@ def _carries(pid: int, mark: bytes) -> bool:
 def _session(pid: int) -> int:
     """Return the session of a process that runs; -1 for another."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return -1
-    return -1 if stat[0] in "ZX" else int(stat[3])
+    return -1 if stat[0] in (b"Z", b"X") else int(stat[3])

@@ -213,7 +213,7 @@ def _overwrite(path: Path, content: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any] | None:
     """Return the content of a file; None if there is none, or its writer has just begun."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("instance") else None

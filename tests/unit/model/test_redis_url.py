@@ -70,6 +70,11 @@ def test_celery_names_of_tls_options_become_those_of_redis() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["?virtual_host=3", "?virtual_host=/3", "?virtual_host=%2F3"])
+def test_the_database_of_a_socket_is_that_of_celery(name: str) -> None:
+    assert plain(f"redis+socket:///run/a%20b.sock{name}") == "unix:///run/a%20b.sock?db=3"
+
+
 def test_an_address_without_certificate_checks_is_recognized() -> None:
     assert not verifies("rediss://r/0?ssl_cert_reqs=CERT_NONE") and not verifies(
         "rediss://r/0?a=b&ssl_cert_reqs=none"

@@ -186,6 +186,12 @@ def test_class_in_the_file_replaces_one_from_the_environment(tmp_path: Path) -> 
     }
 
 
+def test_classes_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes("# größer".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*it is not UTF-8"):
+        configured(Settings(GPUQUEUE_CLASSES_FILE=tmp_path / "latin.toml"))
+
+
 def test_missing_classes_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"GPUQUEUE_CLASSES_FILE=.*none\.toml' cannot be read: No such file"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -193,3 +196,12 @@ def test_a_process_reads_its_scripts_once_at_its_start(monkeypatch: pytest.Monke
             changed.setattr(scripts, "files", None)
             for verb in verbs:
                 assert EVERY[verb] in source(verb)
+
+
+def test_scripts_are_the_same_in_every_locale() -> None:
+    program = "import sys; from gpuqueue.store.scripts import source; sys.stdout.buffer.write("
+    program += "source('admit').encode())"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**os.environ, **ascii_only}, capture_output=True)
+    assert (done.stderr, done.stdout.decode()) == (b"", source("admit"))

@@ -23,7 +23,7 @@ def load_pod_template(path: Path) -> PodTemplate:
     Raises :class:`SettingsError` with file, path in the document, value, problem and fix.
     """
     try:
-        document = _load(path.read_text())
+        document = _load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SettingsError(
             f"GPUQUEUE_POD_TEMPLATE={str(path)!r} cannot be read: {exc.strerror}"

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from gpuqueue.launchers.local.identity import Instance, Process, machine, start_of
+from gpuqueue.launchers.local.marked import end_marked
+from tests.support.waiting import PATIENCE
 
 
 def test_process_runs_until_it_ends_also_as_a_zombie() -> None:
@@ -34,6 +36,17 @@ def test_process_with_a_strange_name_is_read() -> None:
         assert child.stdout and child.stdout.readline()
         assert start_of(child.pid) == before != ""
         child.kill()
+
+
+def test_processes_that_an_attempt_left_end_under_any_name() -> None:
+    program = "import ctypes, signal; ctypes.CDLL(None).prctl(15, b'Gr\\xc3', 0, 0, 0);"
+    program += "print(flush=True); signal.pause()"
+    command = [sys.executable, "-S", "-c", program]
+    marked = {"GPUQUEUE_INSTANCE": "host:0123456789abcdef~m.1:1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=marked) as child:
+        assert child.stdout and child.stdout.readline()
+        assert end_marked("0123456789abcdef")
+        assert child.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_instance_is_written_and_parsed() -> None:
