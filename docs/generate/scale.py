@@ -32,6 +32,8 @@ A script makes hundreds of small objects, so it needs an allocator that keeps th
 The Redis and Valkey of distributions use jemalloc.
 The server that `gpuqueue dev` starts uses that of libc: a large state doubles the CPU time there.
 Other processes on the machine slow both states down, and the large one more.
+Redis makes all functions of a script again in each call, and looks through all loaded scripts for garbage.
+So a script is sent without the functions of its library that it does not reach.
 """
 
 
