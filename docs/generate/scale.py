@@ -32,7 +32,7 @@ A script makes hundreds of small objects, so it needs an allocator that keeps th
 The Redis and Valkey of distributions use jemalloc.
 The server that `gpuqueue dev` starts uses that of libc: a large state doubles the CPU time there.
 Other processes on the machine slow both states down, and the large one more.
-Redis makes all functions of a script again in each call, and looks through all loaded scripts for garbage.
+Each call of a script makes all its functions again, and Redis looks for garbage in all scripts.
 So a script is sent without the functions of its library that it does not reach.
 """
 
