@@ -32,6 +32,8 @@ A script makes hundreds of small objects, so it needs an allocator that keeps th
 The Redis and Valkey of distributions use jemalloc.
 The server that `gpuqueue dev` starts uses that of libc: a large state doubles the CPU time there.
 Other processes on the machine slow both states down, and the large one more.
+Each call of a script makes all its functions again, and Redis looks for garbage in all scripts.
+So a script is sent without the functions of its library that it does not reach.
 """
 
 

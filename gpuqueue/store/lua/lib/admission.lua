@@ -360,18 +360,19 @@ local function outlasting(v, ask)
 end
 
 -- The first job that can start. Each job that is looked at uses up the `budget`: one that starts,
--- one that has expired, and a leftover. `ask`: the context of admit. Answer: the job, and what the
--- decision depends on; nil if none can start, or the budget is used up.
+-- one that has expired, and a leftover. With a new budget, the domains are compared with the spec.
+-- `ask`: the context of admit. Answer: the job, and what the decision depends on; nil if none can
+-- start, or the budget is used up.
 local function startable(ask, budget)
-  local spec, kept = ask.spec, false
+  local spec = ask.spec
   if domain.is_elsewhere(spec) then return nil end
   while true do
     local v = look(spec)
     local changed = v.unkept
     if v.unkept then slots.keep() end
-    if spec.domain and not kept then
+    if spec.domain and not budget.kept then
       changed = domain.keep(spec, v.domains, v.holders) or changed
-      kept = true
+      budget.kept = true
     end
     if tenancy.keep(spec, budget, v) or changed then v = look(spec) end
     v = domain.keep_drained(v, spec)

@@ -34,11 +34,15 @@ function domain.key(what, name)
   return K.domains .. ':' .. what .. (name and ':' .. name or '')
 end
 
+-- Domain → its slots as read; false: it has none that are sound.
+local known_slots = {}
 function domain.slots(name)
-  local own = decoded(redis.call('HGET', K.domains, name))
-  if not own then return nil end
-  local whole = type(own.shared) == 'number' and type(own.exclusive) == 'number'
-  return whole and own or nil
+  if known_slots[name] == nil then
+    local own = decoded(redis.call('HGET', K.domains, name))
+    local whole = own and type(own.shared) == 'number' and type(own.exclusive) == 'number'
+    known_slots[name] = whole and own or false
+  end
+  return known_slots[name] or nil
 end
 
 -- Whether the node of a domain does not exist yet.
@@ -206,6 +210,7 @@ end
 function domain.write(name, own)
   leave_size(name)
   redis.call('HSET', K.domains, name, cjson.encode(own))
+  known_slots[name] = nil
   domain.index(name)
   note_size(own.exclusive)
 end
@@ -214,6 +219,7 @@ end
 function domain.remove(name)
   leave_size(name)
   redis.call('HDEL', K.domains, name)
+  known_slots[name] = nil
   domain.index(name)
 end
 
