@@ -27,6 +27,7 @@ from tests.deploy.test_settings import files
 from tests.deploy.tools import call
 from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.support.command_line import run_command
 from tests.support.endpoints import Endpoint, free_port
 from tests.support.nodes import APPS
 from tests.support.stack import load_application
@@ -125,10 +126,7 @@ class Dispatcher:
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as ``kubectl exec`` does."""
-        command = [sys.executable, "-m", "gpuqueue.cli", "doctor"]
-        return subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=PATIENCE
-        )
+        return run_command(["doctor"], env=self.env, timeout=PATIENCE)
 
     def end(self) -> int:
         """Stop it as a kubelet does."""
