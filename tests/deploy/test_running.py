@@ -29,6 +29,7 @@ from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
 from tests.support.command_line import run_command
 from tests.support.endpoints import Endpoint, free_port
+from tests.support.forking import start_forked
 from tests.support.nodes import APPS
 from tests.support.stack import load_application
 from tests.support.waiting import until
@@ -96,11 +97,10 @@ class Dispatcher:
             for kind in ("startup", "liveness", "readiness")
         }
         self.log = folder / f"{workload}.log"
-        command = [sys.executable, "-m", *container["command"], *container["args"]]
+        module, *words = [*container["command"], *container["args"]]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=self.env, cwd=folder, stdout=log, stderr=log
-            )
+            output = log.fileno(), log.fileno()
+            self.process = start_forked(module, words, env=self.env, cwd=folder, output=output)
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
@@ -295,9 +295,11 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path / "flower.log"
+    module, *words = [*container["command"], f"--port={port}"]
     with log.open("wb") as file:
-        flower = subprocess.Popen(
-            [sys.executable, "-m", *container["command"], f"--port={port}"],
+        flower = start_forked(
+            module,
+            words,
             env={
                 "PATH": os.environ["PATH"],
                 "CELERY_BROKER_URL": redis.url,
@@ -306,8 +308,7 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
                 **settings_of(found, dict(found.pods())["gpu-gpuqueue-flower"]),
             },
             cwd=tmp_path,
-            stdout=file,
-            stderr=file,
+            output=(file.fileno(), file.fileno()),
         )
 
     def status(path: str) -> int:
