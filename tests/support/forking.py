@@ -38,6 +38,20 @@ LATER = (
     "gpuqueue.dispatcher.assemble",
     "celery.bin.celery",
     "celery.apps.worker",
+    "celery.app.control",
+    "celery.app.log",
+    "celery.concurrency.prefork",
+    "celery.concurrency.thread",
+    "celery.fixups.django",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer",
+    "celery.worker.consumer.delayed_delivery",
+    "gpuqueue.glue.worker.consumer",
+    "gpuqueue.glue.worker.control",
+    "gpuqueue.glue.worker.heartbeat",
+    "gpuqueue.glue.worker.intake_step",
+    "gpuqueue.glue.worker.queues",
 )
 
 
