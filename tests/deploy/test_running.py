@@ -97,10 +97,12 @@ class Dispatcher:
             for kind in ("startup", "liveness", "readiness")
         }
         self.log = folder / f"{workload}.log"
-        module, *words = [*container["command"], *container["args"]]
+        command = [*container["command"], *container["args"]]
         with self.log.open("wb") as log:
             output = log.fileno(), log.fileno()
-            self.process = start_forked(module, words, env=self.env, cwd=folder, output=output)
+            self.process = start_forked(
+                command[0], command[1:], env=self.env, cwd=folder, output=output
+            )
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
     def ready(self) -> None:
@@ -295,11 +297,11 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path / "flower.log"
-    module, *words = [*container["command"], f"--port={port}"]
+    command = [*container["command"], f"--port={port}"]
     with log.open("wb") as file:
         flower = start_forked(
-            module,
-            words,
+            command[0],
+            command[1:],
             env={
                 "PATH": os.environ["PATH"],
                 "CELERY_BROKER_URL": redis.url,
