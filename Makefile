@@ -61,12 +61,23 @@ test-celery: $(DEV) $(SERVER) ## run Celery's integration suites through GPU que
 	@test -n "$(CELERY_REPO)" || { echo "error: name a checkout: make test-celery CELERY_REPO=../celery" >&2; exit 2; }
 	$(PY) -m tests.celery_suite $(CELERY_REPO) $(SUITE)
 
-lint: $(DEV) ## check style, types, layers, Lua and names of tests
+# In parts, which `make --jobs=2 lint` runs side by side.
+LINTS := lint-types lint-style lint-layers lint-words
+.PHONY: $(LINTS)
+lint: $(LINTS) ## check style, types, layers, Lua and names of tests
+
+lint-types: $(DEV)
+	$(VENV)/bin/mypy
+
+lint-style: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+
+lint-layers: $(DEV)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/lint-imports --config tests/doubles/.importlinter
+
+lint-words: $(DEV)
 	$(PY) -m tests.lint.lua
 	$(PY) -m tests.lint.voice
 	$(PY) -m tests.lint.names

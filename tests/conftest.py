@@ -19,7 +19,7 @@ from celery.result import AsyncResult
 
 from gpuqueue.dev.embedded_redis import find_server
 from tests.support import collecting, process_state, selection
-from tests.support.command_line import end_commands
+from tests.support.forking import end_forking
 from tests.support.making_reports import no_collection, sendable
 from tests.support.redis_servers import version
 from tests.support.runners import end_runners
@@ -56,7 +56,7 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     """No runner outlives its tests."""
-    end_commands()
+    end_forking()
     end_runners()
     shutil.rmtree(os.environ["GPUQUEUE_RUNTIME_DIR"], ignore_errors=True)
 

@@ -12,6 +12,7 @@ this process. Light as long as executors are spawned: the rest is imported where
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -42,9 +43,12 @@ LOOK = 2.0
 
 def run() -> NoReturn:
     """Run the attempt, or the finish, that the environment names: the entry point."""
+    gc.disable()  # imports make objects that stay: looking through them is an eighth of a start
     if not is_runner(os.environ, sys.argv[1:]):
         from gpuqueue.executor import main
 
+        gc.freeze()
+        gc.enable()
         main.run()
     before = dict(os.environ)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have had it ignored
@@ -53,9 +57,12 @@ def run() -> NoReturn:
     child.adopt_orphans()
     if os.environ.get(START) == "spawn":
         spawn = partial(os.execv, child.SPAWNED[0], child.SPAWNED)
+        gc.enable()
         _end_as(_run_all(Pod(), spawn, None))
     from gpuqueue.executor import main
 
+    gc.freeze()
+    gc.enable()
     main.run(partial(_fork, Path.cwd(), before))
 
 

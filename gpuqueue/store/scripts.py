@@ -116,10 +116,12 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     yield "", "end)()\n" * depth
 
 
+@cache
 def _library(part: str) -> str:
     return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text(encoding="utf-8")
 
 
+@cache
 def _tables(part: str) -> str:
     return "".join(
         f"local {name} = {_in_lua(values)}\n" for name, values in _TABLES.get(part, {}).items()

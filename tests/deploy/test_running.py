@@ -27,7 +27,9 @@ from tests.deploy.test_settings import files
 from tests.deploy.tools import call
 from tests.doubles.kubernetes import Cluster, Image, Node
 from tests.doubles.kubernetes.objects.kinds import QUOTAS, SERVICE_ACCOUNTS
+from tests.support.command_line import run_command
 from tests.support.endpoints import Endpoint, free_port
+from tests.support.forking import start_forked
 from tests.support.nodes import APPS
 from tests.support.stack import load_application
 from tests.support.waiting import until
@@ -95,10 +97,11 @@ class Dispatcher:
             for kind in ("startup", "liveness", "readiness")
         }
         self.log = folder / f"{workload}.log"
-        command = [sys.executable, "-m", *container["command"], *container["args"]]
+        command = [*container["command"], *container["args"]]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=self.env, cwd=folder, stdout=log, stderr=log
+            output = log.fileno(), log.fileno()
+            self.process = start_forked(
+                command[0], command[1:], env=self.env, cwd=folder, output=output
             )
         self.grace = pod["spec"]["terminationGracePeriodSeconds"]
 
@@ -125,10 +128,7 @@ class Dispatcher:
 
     def doctor(self) -> subprocess.CompletedProcess[str]:
         """Run ``gpuqueue doctor`` beside it, as ``kubectl exec`` does."""
-        command = [sys.executable, "-m", "gpuqueue.cli", "doctor"]
-        return subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=PATIENCE
-        )
+        return run_command(["doctor"], env=self.env, timeout=PATIENCE)
 
     def end(self) -> int:
         """Stop it as a kubelet does."""
@@ -297,9 +297,11 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path / "flower.log"
+    command = [*container["command"], f"--port={port}"]
     with log.open("wb") as file:
-        flower = subprocess.Popen(
-            [sys.executable, "-m", *container["command"], f"--port={port}"],
+        flower = start_forked(
+            command[0],
+            command[1:],
             env={
                 "PATH": os.environ["PATH"],
                 "CELERY_BROKER_URL": redis.url,
@@ -308,8 +310,7 @@ def test_flower_answers_its_probes_and_shows_nothing_to_strangers(
                 **settings_of(found, dict(found.pods())["gpu-gpuqueue-flower"]),
             },
             cwd=tmp_path,
-            stdout=file,
-            stderr=file,
+            output=(file.fileno(), file.fileno()),
         )
 
     def status(path: str) -> int:

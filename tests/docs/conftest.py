@@ -75,13 +75,18 @@ class Reader:
         _, *words = shlex.split(typed)
         return run_command(words, env=self.own, cwd=self.folder, timeout=PATIENCE)
 
+    def python(self, code: str) -> subprocess.CompletedProcess[str]:
+        """Run a program that is typed into a file."""
+        (self.folder / "typed.py").write_text(code)
+        return run_command([], env=self.own, cwd=self.folder, timeout=PATIENCE, module="typed")
+
     def send(self, **options: object) -> str:
         """Send the README's task; answers its id."""
         code = f"import shop; print(shop.train.apply_async((1,), **{options!r}).id)"
-        return self.run([sys.executable, "-c", code]).stdout.strip()
+        return self.python(code).stdout.strip()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("reader")
     (folder / "shop.py").write_text(SHOP)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.conftest import PATIENCE, Reader
 from tests.docs.typed import DISPATCHER
+from tests.support.command_line import run_command
 from tests.support.pages import ROOT
 from tests.support.waiting import until
 
@@ -22,11 +23,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 
 def test_the_dispatcher_script_passes_options_on(reader: Reader) -> None:
-    run = [sys.executable, str(ROOT / "workers" / "dispatcher" / "run.py")]
-    shown = reader.run([*run, "--help"])
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        folder = ROOT / "workers" / "dispatcher"
+        return run_command(words, env=reader.own, cwd=folder, timeout=PATIENCE, module="run")
+
+    shown = run("--help")
     assert shown.returncode == 0
     assert "--gpu-watch / --no-gpu-watch" in shown.stdout
-    refused = reader.run([*run, "-Q", "orders"])  # a later -Q replaces the queues
+    refused = run("-Q", "orders")  # a later -Q replaces the queues
     assert refused.returncode not in (0, None)
     assert "queue='orders' is not the name of a GPU queue" in refused.stderr
 

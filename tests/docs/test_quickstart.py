@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 
 import click
 import pytest
@@ -44,7 +42,7 @@ def test_the_three_commands_of_the_readme_run_a_job(reader: Reader) -> None:
 )
 def test_the_python_of_a_page_runs(reader: Reader, page: str) -> None:
     code = "\n".join(each for each in blocks(page, "python") if each != SHOP)
-    done = reader.run([sys.executable, "-c", code])
+    done = reader.python(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -70,7 +68,7 @@ def test_each_command_of_see_what_happens_answers(reader: Reader) -> None:
         for line in commands(page)
         if line.startswith("gpuqueue cancel ID --wait")
     ]
-    done = reader.run(shlex.split(cancel.replace("ID", another)))
+    done = reader.command(cancel.replace("ID", another))
     assert (done.returncode, "CANCELLED" in done.stdout) == (0, True), done.stdout + done.stderr
 
 

@@ -155,6 +155,9 @@ def shown(browser: webdriver.Chrome, flower: FlowerStack, job_id: str) -> dict[s
 def until_shown(
     browser: webdriver.Chrome, flower: FlowerStack, job_id: str, state: str
 ) -> dict[str, str]:
+    # A page costs much more than an answer.
+    path = f"/api/task/info/{job_id}"
+    until(lambda: get(flower, path).get("state") == state, PATIENCE, f"Flower has heard of {state}")
     return until(
         lambda: (row := shown(browser, flower, job_id)).get("state") == state and row,
         PATIENCE,

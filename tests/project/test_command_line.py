@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.command_line import run_command
 from tests.support.dev_command import CLI, clean_env
+from tests.support.forking import start_forked
 
 NOWHERE = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
 
@@ -65,3 +67,40 @@ def test_a_command_that_takes_too_long_ends_and_the_next_one_runs(tmp_path: Path
         run_command(["status"], env=env, cwd=tmp_path, timeout=0.01)
     done = run_command(["--version"], env=clean_env(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_forked_process_ends_its_threads_and_handlers_as_a_started_one(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text(
+        "import atexit, sys, threading, time\n"
+        "atexit.register(print, 'handler')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
+        "sys.exit('its words')\n"
+    )
+    forked = run_command([], env=clean_env(), cwd=tmp_path, module="ends")
+    command = [sys.executable, "-m", "ends"]
+    started = subprocess.run(command, env=clean_env(), cwd=tmp_path, capture_output=True, text=True)
+    assert started.stdout == "thread\nhandler\n"
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        started.returncode,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_forked_processes_run_side_by_side_each_in_a_session(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text("import signal; signal.pause()")
+    with (tmp_path / "output").open("wb") as output:
+        both = output.fileno(), output.fileno()
+        one, two = (
+            start_forked("waits", [], env=clean_env(), cwd=tmp_path, output=both) for _ in range(2)
+        )
+    with pytest.raises(subprocess.TimeoutExpired):
+        one.wait(0.05)
+    assert run_command(["--version"], env=clean_env(), cwd=tmp_path).returncode == 0
+    assert (one.poll(), two.poll()) == (None, None)
+    assert len({os.getsid(0), os.getsid(one.pid), os.getsid(two.pid)}) == 3
+    one.terminate()
+    two.kill()
+    assert (one.wait(20), two.wait(20)) == (-signal.SIGTERM, -signal.SIGKILL)
+    one.terminate()  # it has ended
+    assert (one.poll(), two.poll()) == (-signal.SIGTERM, -signal.SIGKILL)

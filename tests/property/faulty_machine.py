@@ -74,10 +74,9 @@ class Machine(Timed, Looks):
             self.end(record)
 
     def over(self) -> bool:
-        return not self.started and not any(
-            self.client.zcard(class_key("t4", name))
-            for name in ("waiting_shared", "waiting_exclusive", "delayed")
-        )
+        lines = ("waiting_shared", "waiting_exclusive", "delayed")
+        keys = [class_key("t4", name) for name in lines]
+        return not self.started and not self.client.exists(*keys)
 
     def end(self, record: Record) -> None:
         attempt, how = Attempt.of(record), self.how(record)

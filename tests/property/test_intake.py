@@ -413,7 +413,7 @@ PARTS = ("body", "content_type", "routing_key", "priority")
     priority=VALUES,
 )
 @settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

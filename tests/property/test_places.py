@@ -70,10 +70,10 @@ def test_a_set_aside_gpu_gets_one_job_at_a_time_after_growing_pauses(
     pauses = [later - before for before, later in itertools.pairwise(tried[1:])]
     assert pauses == sorted(pauses) and pauses[-1] > 8 * pauses[0], pauses
     broken = False
-    for number in range(200):
+    for number in range(100):
         here.submit(*(f"k{number}-{each}" for each in range(4)))
         here.play(1)
-        here.now += 0.5
+        here.now += 2
     assert here.set_aside() == set()
     assert set(here.ended.values()) == {"SUCCEEDED"}
 
@@ -196,11 +196,11 @@ def test_one_job_alone_waits_for_its_application_without_an_end(
     broken = True
     here = machine(lambda record: "import" if broken else "success")
     here.submit("a")
-    here.play(1500)
+    here.play(1500, step=2)
     assert here.record("a")["state"] in ("delayed", "waiting")
     assert here.places()[APPLICATION]["pause"] == 300
     broken = False
-    here.play(400)
+    here.play(400, step=2)
     assert here.succeeded == ["a"]
 
 

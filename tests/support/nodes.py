@@ -20,6 +20,7 @@ from pytest_celery import CeleryTestWorker, RedisContainer, RedisTestBroker
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
+from tests.support.forking import Forked, start_forked
 from tests.support.waiting import until
 
 APPS = Path(__file__).parent / "apps"
@@ -35,7 +36,7 @@ class ProcessContainer(CeleryWorkerContainer):
     def __init__(self, name: str, command: list[str], env: dict[str, str], directory: Path) -> None:
         self._name, self.argv, self.environment, self._directory = name, command, env, directory
         self.log_file = directory / f"{name}.log"
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | Forked | None = None
         self._log_start = 0
 
     @property
@@ -67,6 +68,13 @@ class ProcessContainer(CeleryWorkerContainer):
         env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.environment}
         env.pop("PYTEST_CURRENT_TEST", None)  # it changes during a test, as no environment does
         with self.log_file.open("ab") as log:
+            if self._can_be_forked(env):
+                _, _, module, *words = self.argv
+                output = log.fileno(), log.fileno()
+                self._popen = start_forked(
+                    module, words, env=env, cwd=self._directory, output=output
+                )
+                return
             self._popen = subprocess.Popen(
                 self.argv,
                 cwd=self._directory,
@@ -76,6 +84,14 @@ class ProcessContainer(CeleryWorkerContainer):
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _can_be_forked(self, env: dict[str, str]) -> bool:
+        """Whether it runs a module of this checkout: another folder of PYTHONPATH may replace
+        modules.
+        """
+        usual = {str(APPS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+        paths = set(env["PYTHONPATH"].split(os.pathsep))
+        return self.argv[:2] == [sys.executable, "-m"] and paths <= usual
 
     def logs(self) -> str:
         """What this run of the process has written."""

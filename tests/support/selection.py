@@ -38,6 +38,8 @@ PARTS = 5
 DIVIDED = ("tests/integration/kubernetes/", "tests/property/", "tests/crash/")
 #: Folders whose tests run without a launcher's kind, which is slow on Kubernetes.
 QUICK = ("unit", "property", "docs", "lint", "project", "deploy")
+#: Fixtures of a conftest that are set up for each file, and are costly.
+COSTLY = ("reader: Reader",)
 #: Seconds of a test's timeout from which on it counts as long.
 LONG = 400.0
 
@@ -131,7 +133,8 @@ def unit_of(nodeid: str) -> str:
 
 @cache
 def _shares_a_fixture(file: str) -> bool:
-    return 'scope="module"' in (ROOT / file).read_text()
+    text = (ROOT / file).read_text()
+    return any(each in text for each in ('scope="module"', *COSTLY))
 
 
 def order(items: list[pytest.Item]) -> None:

@@ -171,10 +171,12 @@ def test_what_no_node_can_take_waits_in_the_schedulers_words(
 ) -> None:
     stack = stack_elsewhere
     result = stack.shop.add.apply_async((1, 1), queue=GPU, expires=8)
-    waits = until(
-        lambda: (stack.record(result.id) or {}).get("wait"), PATIENCE, "what it waits for is noted"
+    until(
+        lambda: (stack.record(result.id) or {}).get("wait") == "UNSCHEDULABLE",
+        PATIENCE,
+        "what it waits for is noted",
+        lambda: str(stack.record(result.id)),
     )
-    assert waits == "UNSCHEDULABLE"
     [place] = until(lambda: held(stack), PATIENCE, "its class is held")
     assert place.kind == "scheduling" and "0/1 nodes are available" in place.error
     with pytest.raises(TaskRevokedError, match="expired"):

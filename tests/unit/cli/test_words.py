@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import subprocess
 import sys
 
+import click
 import pytest
 import redis
 
+from gpuqueue import cli
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli import COMMANDS, main
 from gpuqueue.cli.commands import classes
 from gpuqueue.cli.view.render import ago, duration, memory
 from gpuqueue.cli.view.state import gpu_class
 from gpuqueue.cli.view.words import ENDS, STATES, WAITS
+from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.states import JobState
 
@@ -82,3 +87,21 @@ def test_a_redis_that_goes_away_under_a_command_is_one_line(
     monkeypatch.setattr(classes, "open_state", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["classes"])
+
+
+@pytest.mark.parametrize("error", [None, ModuleNotFoundError(name="rich")])
+def test_no_garbage_is_collected_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, error: ModuleNotFoundError | None
+) -> None:
+    seen: list[bool] = []
+
+    def imported(name: str) -> object:
+        seen.append(gc.isenabled())
+        if error:
+            raise error
+        return classes
+
+    monkeypatch.setattr(cli, "import_module", imported)
+    with contextlib.nullcontext() if error is None else pytest.raises(GpuQueueError, match="rich"):
+        cli.cli.get_command(click.Context(cli.cli), "classes")
+    assert (seen, gc.isenabled()) == ([False], True)

@@ -173,3 +173,22 @@ def test_runner_is_process_1_of_a_pod_with_an_attempt(
     environ: dict[str, str], arguments: list[str], expected: bool
 ) -> None:
     assert is_runner(environ, arguments) is expected
+
+
+def test_garbage_is_collected_after_the_imports_of_an_executor_alone() -> None:
+    program = (
+        "import atexit, gc, sys\n"
+        "seen = []\n"
+        "def look(phase, info):\n"
+        "    main = sys.modules.get('gpuqueue.executor.main')\n"
+        "    seen.append('celery' in sys.modules and not hasattr(main, 'run'))\n"
+        "gc.callbacks.append(look)\n"
+        "atexit.register(lambda: print(gc.isenabled(), any(seen)))\n"
+        "from gpuqueue.runner.pod import run\n"
+        "run()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert "CELERY_BROKER_URL is not set" in done.stderr
+    assert (done.returncode, done.stdout) == (78, "True False\n")

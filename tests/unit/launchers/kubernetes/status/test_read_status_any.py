@@ -154,7 +154,7 @@ pods = st.builds(
         ),
     ),
 )
-many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(summary: PodStatusSummary, pod: Pod) -> None:
