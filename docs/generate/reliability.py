@@ -94,7 +94,8 @@ def _verdict(percent: float) -> str:
 
 
 def _unit(name: str) -> str:
-    return " ms" if name.startswith("cost") else " s" if name.startswith("wait") else ""
+    units = {"CPU": " ms", "wait": " s", "starts": " %", "ranges": " %", "width": " %"}
+    return units.get(name.partition(" ")[0].rstrip(","), "")
 
 
 def draw() -> str:
