@@ -29,6 +29,7 @@ A good forecast holds as much as it says: its line lies on the diagonal.
 
 MEANING = """
 A range without an end ("later than") holds every later start.
+That is easily right, so ranges with an end are also counted alone.
 The traces are not part of the project; see [Replay of real workloads](replay.md#run-it).
 
 ```sh
