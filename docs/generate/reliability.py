@@ -29,6 +29,7 @@ A good forecast holds as much as it says: its line lies on the diagonal.
 
 MEANING = """
 A range without an end ("later than") holds every later start.
+That is easily right, so ranges with an end are also counted alone.
 The traces are not part of the project; see [Replay of real workloads](replay.md#run-it).
 
 ```sh
@@ -94,7 +95,8 @@ def _verdict(percent: float) -> str:
 
 
 def _unit(name: str) -> str:
-    return " ms" if name.startswith("cost") else " s" if name.startswith("wait") else ""
+    units = {"CPU": " ms", "wait": " s", "starts": " %", "ranges": " %", "width": " %"}
+    return units.get(name.partition(" ")[0].rstrip(","), "")
 
 
 def draw() -> str:

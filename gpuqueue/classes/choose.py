@@ -81,7 +81,8 @@ def choose(
 
 def expected_wait(waiting: int, slots: int) -> float:
     """Return how long a job is expected to wait in a class without a free slot, to compare classes:
-    today, the number of waiting jobs per slot. A forecast of starts belongs here.
+    the number of waiting jobs per slot. A forecast of starts would say more, but takes a hundred
+    times as long as a dispatcher needs to accept a message.
     """
     return waiting / max(1, slots)
 

@@ -1,23 +1,25 @@
-"""Which jobs come next: those of the recent past come again, from some moment of it on."""
+"""Which jobs come next: those of late, mirrored in time, faster or slower."""
 
 from __future__ import annotations
 
 import math
-import random
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from operator import itemgetter
 
 from gpuqueue.forecast.run_times import RunTimes
 from gpuqueue.forecast.snapshot import Snapshot, Waiting
 
-#: How much faster or slower jobs may come than of late: the deviation of the logarithm.
+#: How much faster or slower jobs may come than of late, as long as nothing is known of that: the
+#: deviation of the logarithm. It counts as much as one change of pace that was seen.
 SPREAD = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Arrivals:
     """The arrivals of some time: (seconds since its begin, the job), in order."""
 
@@ -25,17 +27,56 @@ class Arrivals:
     span: float
     new: Collection[str] = ()
     """Tenants that came first in that time: as many others will."""
+    cut: bool = False
+    """Whether jobs came before that time, too."""
+    last: int = 0
+    """The arrival given last: a counter."""
+    gap: int = 1
+    """From one arrival to the next: delayed jobs come between them."""
+    _coming: list[Waiting] = field(default_factory=list)
 
-    def again(self, chance: random.Random, now: float) -> Iterator[tuple[float, Waiting]]:
-        """Yield arrivals from ``now`` on, each of them once: they say nothing of a longer time."""
-        start, pace = chance.random() * self.span, chance.lognormvariate(0, SPREAD)
-        first = bisect_left(self.jobs, start, key=itemgetter(0))
-        for number in range(len(self.jobs)):
-            place = (first + number) % len(self.jobs)
-            when, job = self.jobs[place]
-            ahead = when - start + (self.span if place < first else 0.0)
+    @cached_property
+    def stretch(self) -> int:
+        """How many jobs make a stretch: about as many as there are stretches."""
+        return max(1, math.isqrt(len(self.jobs)))
+
+    @cached_property
+    def spread(self) -> float:
+        """How much the pace changes from one stretch to the next: the deviation of the logarithm of
+        the time that each took.
+        """
+        ends = [when for when, _ in self.jobs[:: self.stretch]]
+        took = [after - before for before, after in pairwise(ends)]
+        took = [each for each in took if each > 0]
+        changes = [math.log(new / old) ** 2 for old, new in pairwise(took)]
+        return math.sqrt(math.fsum([SPREAD**2, *changes]) / (1 + len(changes)))
+
+    def again(self, now: float, back: int, pace: float) -> Iterator[tuple[float, Waiting]]:
+        """Yield what comes from ``now`` on, ``pace`` times as fast as it came of late.
+
+        In any time that follows, as many come as came in the same time before: the last jobs
+        first, without the ``back`` last ones. If the time is ``cut``, they come without end.
+        """
+        total = len(self.jobs)
+        if total <= back or not self.span:
+            return
+        begin = self.jobs[-back][0] if back else self.span
+        number = back
+        while number < total or self.cut:
+            rounds, place = divmod(number, total)
+            ahead = begin - self.jobs[-1 - place][0] + rounds * self.span
+            yield now + ahead / pace, self._job(number)
+            number += 1
+
+    def _job(self, number: int) -> Waiting:
+        """Return a job that comes. It is the same one in each world."""
+        for other in range(len(self._coming), number + 1):
+            job = self.jobs[-1 - other % len(self.jobs)][1]
             tenant = f"+{job.tenant}" if job.tenant in self.new else job.tenant
-            yield now + ahead / pace, replace(job, delivery=f"+{number + 1}", tenant=tenant)
+            arrival = self.last + (other + 1) * self.gap
+            job = replace(job, delivery=f"+{other + 1}", tenant=tenant, arrival=arrival)
+            self._coming.append(job)
+        return self._coming[number]
 
 
 def recent(snapshot: Snapshot, known: RunTimes) -> Arrivals:
@@ -46,7 +87,7 @@ def recent(snapshot: Snapshot, known: RunTimes) -> Arrivals:
     priorities = Counter(each.priority for each in live)
     priorities.update(each.priority for each in snapshot.held)
     usual = priorities.most_common(1)[0][0] if priorities else 0
-    jobs = [(each.since, replace(each, arrival=0, expires=None)) for each in live]
+    jobs = [(each.since, replace(each, expires=None)) for each in live]
     jobs += [
         (
             each.accepted,
@@ -63,20 +104,31 @@ def recent(snapshot: Snapshot, known: RunTimes) -> Arrivals:
     if not jobs:
         return Arrivals((), 0.0)
     begin = known.past[0].stop if known.cut and known.past else jobs[0][0]
-    jobs = jobs[bisect_left(jobs, begin, key=itemgetter(0)) :]
+    first = bisect_left(jobs, begin, key=itemgetter(0))
+    earlier, jobs = jobs[:first], jobs[first:]
     speed = 1 + sum(snapshot.more.values()) / max(1, len(jobs))
     span = (snapshot.now - begin) / speed
-    found = [((when - begin) / speed, job) for when, job in jobs]
-    return Arrivals(found, span, _new_tenants(snapshot, found, span))
+    return Arrivals(
+        [((when - begin) / speed, job) for when, job in jobs],
+        span,
+        _new_tenants(snapshot, [job for _, job in earlier], [job for _, job in jobs]),
+        known.cut,
+        snapshot.arrivals,
+        1 + len(snapshot.delayed),
+    )
 
 
 def _new_tenants(
-    snapshot: Snapshot, jobs: Sequence[tuple[float, Waiting]], span: float
+    snapshot: Snapshot, earlier: Sequence[Waiting], jobs: Sequence[Waiting]
 ) -> set[str]:
-    """Return the tenants that were known later than all of the first fifth of a time."""
+    """Return the tenants that were known later than all of the jobs before some time, or than all
+    of the first fifth of the jobs since then.
+    """
     known = snapshot.tenants.known if snapshot.tenants else {}
-    numbers = [
-        (when, known[job.tenant].id, job.tenant) for when, job in jobs if job.tenant in known
-    ]
-    last = max((number for when, number, _ in numbers if when < span / 5), default=math.inf)
-    return {name for _, number, name in numbers if number > last and name}
+    names = [job.tenant for job in [*earlier, *jobs[: math.ceil(len(jobs) / 5)]]]
+    last = max((known[each].id for each in names if each in known), default=math.inf)
+    return {
+        job.tenant
+        for job in jobs
+        if job.tenant and job.tenant in known and known[job.tenant].id > last
+    }

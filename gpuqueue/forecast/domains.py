@@ -93,10 +93,11 @@ class Placement:
         """Return the domain of the next job of an isolation: the fullest with room for as many
         slots as it needs, then one without a node. ``away``: it drains, or is reserved.
         """
-        if self._nowhere_yet(isolation):
+        room = self._room[isolation]
+        if not room or self._nowhere_yet(isolation):
             return None
         best, least = None, 9
-        fitting = (name for room, name in self._room[isolation] if room % LATER >= number)
+        fitting = (name for free, name in room if free % LATER >= number)
         for name in islice(fitting, MOST):
             stands = self.standing(name, now)
             if stands == "held" or name == away:
@@ -107,6 +108,10 @@ class Placement:
                 if rank == 0:
                     break
         return best
+
+    def has_room(self, isolation: str) -> bool:
+        """Whether a domain has a free slot of an isolation."""
+        return bool(self._room[isolation])
 
     def takes(self, name: str, isolation: str) -> bool:
         """Whether a job of an isolation may start in a domain."""
@@ -210,7 +215,10 @@ class Placement:
             self._of(name)[held.isolation][each] = held.planned_end or NO_END
 
     def _of(self, name: str) -> dict[str, dict[str, float]]:
-        return self._held.setdefault(name, {each: {} for each in ISOLATIONS})
+        held = self._held.get(name)
+        if held is None:
+            held = self._held[name] = {each: {} for each in ISOLATIONS}
+        return held
 
     def _free(self, name: str) -> dict[str, int]:
         slots, held = self.slots.get(name, (0, 0)), self._of(name)
@@ -227,7 +235,7 @@ class Placement:
         if name not in self.slots:
             return
         held, free = self._of(name), self._free(name)
-        ends = max((end for kind in held.values() for end in kind.values()), default=0.0)
+        ends = max((max(kind.values()) for kind in held.values() if kind), default=0.0)
         if ends >= NO_END:
             ends = NO_END + len(held[SHARED]) + len(held[EXCLUSIVE]) * ALONE
         later = LATER if is_unbound(name) else 0

@@ -5,20 +5,23 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from statistics import NormalDist
 
-from gpuqueue.forecast.arrivals import Arrivals, recent
+from gpuqueue.forecast.arrivals import recent
 from gpuqueue.forecast.run_times import Draws, NotKnown, RunTimes
 from gpuqueue.forecast.snapshot import Held, Snapshot, Waiting
 from gpuqueue.forecast.twin import Twin
+from gpuqueue.model.names import EXCLUSIVE, SHARED
 
 #: How many worlds there are, at most and at least; how many starts and arrivals one of them may
 #: have, and all: that bounds the time of an answer.
-RUNS, LEAST_RUNS, STEPS_OF_ONE, STEPS = 100, 30, 1000, 20_000
+RUNS, LEAST_RUNS, STEPS_OF_ONE, STEPS = 60, 19, 3000, 20_000
 #: The part of the starts that a range holds.
 HOLDS = 0.8
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,10 @@ class Starts:
 
 
 def _at(values: Sequence[float], part: float) -> float | None:
-    """Return the value below which a part of the values lies."""
+    """Return the value below which another one lies in a part of all cases."""
     if not values:
         return None
-    place = part * (len(values) - 1)
+    place = min(max(part * (len(values) + 1) - 1, 0), len(values) - 1)
     low, high = values[math.floor(place)], values[math.ceil(place)]
     return low if low == high else low + (high - low) * (place - math.floor(place))
 
@@ -63,7 +66,9 @@ def starts(snapshot: Snapshot, delivery: str, known: RunTimes) -> Starts:
         if number >= LEAST_RUNS and steps > STEPS:
             break
         try:
-            world = _World(snapshot, twin.copy(), Draws(known, chance), arrivals, chance)
+            pace = math.exp(arrivals.spread * _NORMAL.inv_cdf(_spread_out(number)))
+            coming = arrivals.again(snapshot.now, chance.randrange(arrivals.stretch), pace)
+            world = _World(snapshot, twin.copy(), Draws(known, chance), coming)
             when = world.run(delivery, STEPS_OF_ONE)
         except NotKnown as exc:
             return Starts((), unknown=str(exc))
@@ -75,6 +80,14 @@ def starts(snapshot: Snapshot, delivery: str, known: RunTimes) -> Starts:
     return Starts(sorted(found), sorted(beyond))
 
 
+def _spread_out(number: int) -> float:
+    """Return a number between 0 and 1. Any so many first ones are spread out evenly: van der
+    Corput's sequence.
+    """
+    digits = f"{number + 1:b}"
+    return int(digits[::-1], 2) / (1 << len(digits))
+
+
 class _World:
     """One of them."""
 
@@ -83,8 +96,7 @@ class _World:
         snapshot: Snapshot,
         twin: Twin,
         draws: Draws,
-        arrivals: Arrivals,
-        chance: random.Random,
+        arrivals: Iterator[tuple[float, Waiting]],
     ) -> None:
         self.now, self.steps = snapshot.now, 0
         self._twin, self._draws, self._number = twin, draws, count()
@@ -93,31 +105,34 @@ class _World:
             self._plan(each, snapshot.now - each.since)
         for due, job in snapshot.delayed:
             self._push(due, job)
-        self._arrivals = arrivals.again(chance, snapshot.now)
+        self._arrivals = arrivals
         self._next_arrival()
 
     def run(self, delivery: str, most: int) -> float | None:
         """Return when a job starts; None: later than ``most`` starts and arrivals."""
+        changes = True
         while True:
-            for job, held in self._twin.admit(self.now):
+            for job, held in self._twin.admit(self.now) if changes else ():
                 if job.delivery == delivery:
                     return self.now
                 self._plan(held)
                 self.steps += 1
             if self.steps >= most or self._twin.line.dry or not self._events:
                 return None
-            self._step()
+            changes = self._step()
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Go on to what happens next. Returns whether a job may start then."""
         when, _, what = heapq.heappop(self._events)
         self.now = max(self.now, when)
         if isinstance(what, Held):
             self._twin.end(what.holder, self.now)
-            return
+            return True
         self._twin.arrive(what, self.now)
         if what.delivery.startswith("+"):
             self.steps += 1
             self._next_arrival()
+        return what.isolation == EXCLUSIVE or self._twin.has_room(SHARED)
 
     def _plan(self, held: Held, elapsed: float = 0.0) -> None:
         kind = (held.isolation, held.task, held.tenant)

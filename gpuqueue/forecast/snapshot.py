@@ -89,6 +89,8 @@ class Held:
     @property
     def names(self) -> list[str]:
         """The names of its slots; see lua/lib/slots.lua."""
+        if self.gpus == 1:
+            return [self.holder]
         return [self.holder, *(f"{self.holder}/{at}" for at in range(2, self.gpus + 1))]
 
 

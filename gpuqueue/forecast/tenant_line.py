@@ -75,6 +75,8 @@ class ByTenants:
         self._charged: list[tuple[float, str]] = []
         self._holders: dict[str, tuple[str, str]] = {}
         self._states = {name: _State(each) for name, each in tenants.known.items()}
+        #: The states that no copy shares.
+        self._own = set(self._states)
         for (name, isolation), total in tenants.unread.items():
             self._state(name).jobs[isolation].more = total
         for job in waiting:
@@ -100,23 +102,23 @@ class ByTenants:
         new._order = {each: fronts.copy() for each, fronts in self._order.items()}
         new._chosen = self._chosen.copy()
         new._charged, new._holders = self._charged.copy(), self._holders.copy()
-        new._states = {name: state.copy() for name, state in self._states.items()}
+        new._states, self._own, new._own = self._states.copy(), set(), set()
         return new
 
     def keep(self, now: float) -> None:
         """Charge what runs, some in each decision."""
         self._share = self._own_share
-        due = self._charged[:CHARGED]
         grain = GRAIN * max(1.0, len(self._charged) / HOLDERS_OF_GRAIN)
-        due = due[: bisect_left(due, (now - grain, chr(0x10FFFF)))]
-        del self._charged[: len(due)]
-        names = {}
+        if not self._charged or self._charged[0][0] > now - grain:
+            return
+        most = min(CHARGED, len(self._charged))
+        number = bisect_left(self._charged, (now - grain, chr(0x10FFFF)), 0, most)
+        due = self._charged[:number]
+        del self._charged[:number]
         for charged, holder in due:
-            name, isolation = self._holders[holder]
-            self._charge(name, isolation, now - charged, now)
+            self._charge(*self._holders[holder], now - charged, now)
             insort(self._charged, (now, holder))
-            names[name] = True
-        for name in names:
+        for name in {self._holders[holder][0]: True for _, holder in due}:
             self._refresh(name)
 
     def first(self, isolation: str) -> Waiting | None:
@@ -169,14 +171,14 @@ class ByTenants:
     def leave(self, job: Waiting, now: float) -> None:
         """Take one out that was read."""
         self._totals[job.isolation] -= 1
-        self._states[job.tenant].jobs[job.isolation].leave(job)
+        self._state(job.tenant).jobs[job.isolation].leave(job)
         self._refresh(job.tenant)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:
         """Its tenant has been served."""
         self._hold(held, now)
         self._served += 1
-        self._states[job.tenant].served = self._served
+        self._state(job.tenant).served = self._served
         self._refresh(job.tenant)
 
     def ended(self, held: Held, now: float) -> None:
@@ -186,16 +188,23 @@ class ByTenants:
             place = next(at for at, (_, other) in enumerate(self._charged) if other == each)
             charged, _ = self._charged.pop(place)
             self._charge(name, isolation, now - charged, now)
-        state = self._states[held.tenant]
+        state = self._state(held.tenant)
         state.running, state.slots = state.running - 1, state.slots - held.gpus
         self._refresh(held.tenant)
 
     def _state(self, name: str) -> _State:
+        """Return the state of a tenant, to change it."""
+        if name in self._own:
+            return self._states[name]
         state = self._states.get(name)
         if state is None:
             self._last_id += 1
             rule = self._rules.rules.get(name, self._rules.others)
-            state = self._states[name] = _State(replace(rule, id=self._last_id))
+            state = _State(replace(rule, id=self._last_id))
+        else:
+            state = state.copy()
+        self._states[name] = state
+        self._own.add(name)
         return state
 
     def _hold(self, held: Held, charged: float) -> None:
@@ -206,12 +215,15 @@ class ByTenants:
             insort(self._charged, (charged, each))
 
     def _charge(self, name: str, isolation: str, seconds: float, now: float) -> None:
-        half_life, state = self._rules.half_life, self._states[name]
+        half_life = self._rules.half_life
         if half_life == 0:
             return
+        state = self._state(name)
         used = max(0.0, seconds) * (self._share if isolation == SHARED else 1)
-        decay = 2 ** min(0.0, (state.at - now) / half_life)
-        state.usage, state.at = state.usage * decay + used, max(now, state.at)
+        if state.at < now:
+            state.usage *= 2 ** ((state.at - now) / half_life)
+            state.at = now
+        state.usage += used
 
     def _cost(self, state: _State) -> float:
         if self._rules.half_life == 0:
@@ -228,16 +240,17 @@ class ByTenants:
         return (tier, priority, round(self._cost(state), 6), state.served, rule.id, name)
 
     def _refresh(self, name: str) -> None:
-        state = self._states[name]
-        limit = state.rule.max_running
-        limited = limit is not None and state.running >= limit
+        state = self._state(name)
+        most = state.rule.max_running
+        limited = most is not None and state.running >= most
         for isolation, jobs in state.jobs.items():
-            first = jobs.first()
+            first = None if limited else jobs.first()
             front: Front | None = None
-            if first and not limited:
+            if first:
                 front = self._front(name, state, first)
-            before, order = state.fronts[isolation], self._order[isolation]
+            before = state.fronts[isolation]
             if front != before:
+                order = self._order[isolation]
                 if before is not None:
                     del order[bisect_left(order, before)]
                 if front is not None:

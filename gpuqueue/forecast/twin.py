@@ -66,11 +66,19 @@ class Twin:
     def arrive(self, job: Waiting, now: float) -> None:
         """A job comes into line. Without an arrival, it gets the next one."""
         if not job.arrival:
-            self._arrivals += 1
-            job = _with_arrival(job, self._arrivals)
+            job = replace(job, arrival=self._arrivals + 1)
+        self._arrivals = max(self._arrivals, job.arrival)
         if job.isolation == EXCLUSIVE and self.line.total(EXCLUSIVE) == 0:
             self._bypassed = 0
         self.line.enter(job, now)
+
+    def has_room(self, isolation: str) -> bool:
+        """Whether a slot is free. Without one, a shared job that comes changes no decision; an
+        exclusive one may, since a domain becomes idle for it.
+        """
+        if self._placement:
+            return self._placement.has_room(isolation)
+        return self._running[isolation] < self.rules.slots(isolation)
 
     def end(self, holder: str, now: float) -> Held:
         """An attempt gives its slot back."""
@@ -105,24 +113,25 @@ class Twin:
                 started.append((job, self._start(job, look, now)))
 
     def _look(self, now: float) -> _Look:
-        first = {
-            each: self.line.first(each) if self.rules.slots(each) > 0 else None
-            for each in ISOLATIONS
-        }
-        placement, shared, exclusive = self._placement, first[SHARED], first[EXCLUSIVE]
+        placement, rules = self._placement, self.rules
+        shared = self.line.first(SHARED) if rules.shared_slots > 0 else None
+        exclusive = self.line.first(EXCLUSIVE) if rules.exclusive_slots > 0 else None
         needs = exclusive.gpus if exclusive else 1
-        look = _Look(first, dict.fromkeys(ISOLATIONS), needs)
+        first = {SHARED: shared, EXCLUSIVE: exclusive}
+        look = _Look(first, {SHARED: None, EXCLUSIVE: None}, needs)
         if not placement:
             look.backfills = self._passes_gate(look, now)
         else:
-            look.domain[SHARED] = placement.pick(SHARED, now, away=placement.drained)
-            others = None
-            if placement.reserved and not placement.reserved_of(exclusive):
-                others = placement.pick(EXCLUSIVE, now, away=placement.reserved, number=needs)
-            look.domain[EXCLUSIVE] = others or placement.pick(EXCLUSIVE, now, number=needs)
-            strict = exclusive is not None and placement.strict == exclusive.delivery
-            if needs > 1 and look.domain[EXCLUSIVE] is None and not strict:
-                look.passing = self._passing(placement, exclusive, now)
+            if shared:
+                look.domain[SHARED] = placement.pick(SHARED, now, away=placement.drained)
+            if exclusive:
+                others = None
+                if placement.reserved and not placement.reserved_of(exclusive):
+                    others = placement.pick(EXCLUSIVE, now, away=placement.reserved, number=needs)
+                look.domain[EXCLUSIVE] = others or placement.pick(EXCLUSIVE, now, number=needs)
+                strict = placement.strict == exclusive.delivery
+                if needs > 1 and look.domain[EXCLUSIVE] is None and not strict:
+                    look.passing = self._passing(placement, exclusive, now)
             if shared and look.domain[SHARED] is None and placement.lets_in(shared, now):
                 look.backfills, look.domain[SHARED] = True, placement.drained
         return look
@@ -252,7 +261,3 @@ class Twin:
         self._running[job.isolation] += job.gpus
         self.line.started(job, held, now)
         return held
-
-
-def _with_arrival(job: Waiting, arrival: int) -> Waiting:
-    return replace(job, arrival=arrival)

@@ -32,7 +32,6 @@ def _of(found: dict[str, Any], of: str) -> str:
     later = f"; those that lived there again with the tests of {found.get('again')}"
     return (
         f"Of {found['of']} {of}, {tried} were tried: {found['caught']} were caught,"
-        f" {found['equivalent']} behave as the script does, each for a reason that"
-        f" `tests/mutants/equivalent.toml` names, and {live} lived.\n"
+        f" {found['equivalent']} behave as the script does, and {live} lived.\n"
         f"Commit {found['commit']}, {found['date']}{later if 'again' in found else ''}."
     )

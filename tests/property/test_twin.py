@@ -134,6 +134,7 @@ class Compared(OpenClass):
 
     def predict(self, twin: Twin, step: Step) -> Starts:
         """What starts, as a twin says."""
+        had_room = twin.has_room(SHARED)
         if step.what == "end":
             name = self.chosen(step)
             if name is None:
@@ -148,7 +149,11 @@ class Compared(OpenClass):
             for due, job in sorted(self.delayed, key=lambda each: each[0]):
                 if due <= self.now:
                     twin.arrive(job, self.now)
-        return [(job.delivery, held.domain) for job, held in twin.admit(self.now)]
+        started = [(job.delivery, held.domain) for job, held in twin.admit(self.now)]
+        alone = step.what == "arrive" and not step.wait and self.most == 1
+        if alone and step.isolation == SHARED and not had_room:
+            assert not started, "a forecast takes no decision then"
+        return started
 
     def job(self, step: Step) -> Waiting:
         name = f"j{self.sent}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import islice
 
 import pytest
 
@@ -55,18 +56,43 @@ def test_nothing_is_invented_for_an_unknown_task() -> None:
         draws(RunTimes({}))
 
 
-def test_arrivals_of_late_come_again_once() -> None:
+def test_arrivals_of_late_come_again_in_reverse() -> None:
     ended = [past(1.0, accepted=10.0 * at, stop=10.0 * at + 1) for at in range(1, 5)]
     waiting = [Waiting("w", "exclusive", 3, 7, "b", since=45.0)]
     held = [Held("h#1", "shared", accepted=48.0)]
-    snapshot = Snapshot(50.0, RULES, waiting, held=held)
+    snapshot = Snapshot(50.0, RULES, waiting, held=held, arrivals=9)
     runs = {("exclusive", "", ""): [1.0]}
     known = recent(snapshot, RunTimes(runs, ended))
     assert [when for when, _ in known.jobs] == [0, 10, 20, 30, 35, 38]
-    came = list(known.again(random.Random(3), 50.0))
+    came = list(known.again(50.0, 0, 1.0))
+    assert [when for when, _ in came] == [52, 55, 60, 70, 80, 90], "none came before them"
     assert [job.delivery for _, job in came] == [f"+{at}" for at in range(1, 7)]
-    assert [when for when, _ in came] == sorted(when for when, _ in came)
-    assert sum(job.isolation == "exclusive" for _, job in came) == 1
+    assert [job.arrival for _, job in came] == [10, 11, 12, 13, 14, 15]
+    assert [job.isolation for _, job in came][:2] == ["shared", "exclusive"]
+    fast = list(known.again(50.0, 1, 2.0))
+    assert [when for when, _ in fast] == [51.5, 54, 59, 64, 69], "without the last one"
+    assert [job for _, job in fast] == [job for _, job in came][1:]
+
+
+def test_arrivals_go_on_where_more_came_before() -> None:
+    ended = [past(1.0, accepted=5.0, stop=20.0)]
+    ended += [past(1.0, accepted=at, stop=at + 1) for at in (30.0, 45.0)]
+    known = recent(Snapshot(50.0, RULES), RunTimes({}, ended, cut=True))
+    came = [when for when, _ in islice(known.again(50.0, 0, 1.0), 5)]
+    assert came == [55, 70, 85, 100, 115], "each 30 s the same"
+
+
+def test_the_pace_changes_as_it_did() -> None:
+    def spread(*times: float) -> float:
+        waiting = [Waiting(str(at), "shared", since=each) for at, each in enumerate(times, 1)]
+        runs = RunTimes({("shared", "", ""): [1.0]})
+        return recent(Snapshot(max(times), RULES, waiting), runs).spread
+
+    assert spread(1.0, 2.0) == 1, "nothing is known"
+    even = spread(*(float(each) for each in range(1, 401)))
+    assert 0.2 < even < 0.3
+    bursts = [1000.0 * burst + each for burst in range(1, 5) for each in range(100)]
+    assert spread(*bursts) > 5 * even
 
 
 def test_only_arrivals_that_are_all_known_count() -> None:
@@ -83,14 +109,17 @@ def test_jobs_that_were_not_read_came_too() -> None:
 
 
 def test_new_tenants_come_as_others_came() -> None:
-    tenants = Tenants({"old": Tenant(1), "new": Tenant(2)}, 60.0, 1.0, 0, 2)
+    tenants = Tenants({"old": Tenant(1), "new": Tenant(2), "first": Tenant(3)}, 60.0, 1.0, 0, 3)
     waiting = [
         Waiting("a", "shared", tenant="old", since=10.0, time_limit=5),
         Waiting("b", "shared", tenant="new", since=40.0, time_limit=5),
     ]
     known = recent(Snapshot(50.0, RULES, waiting, tenants=tenants), RunTimes({}))
-    came = {job.tenant for _, job in known.again(random.Random(3), 50.0)}
+    came = {job.tenant for _, job in known.again(50.0, 0, 1.0)}
     assert came == {"old", "+new"}
+    earlier = [past(1.0, accepted=5.0, stop=9.0, tenant="first")]
+    known = recent(Snapshot(50.0, RULES, waiting, tenants=tenants), RunTimes({}, earlier, cut=True))
+    assert known.new == set(), "a later one than theirs was known before"
 
 
 def test_jobs_of_unknown_run_times_do_not_come() -> None:
@@ -101,4 +130,4 @@ def test_jobs_of_unknown_run_times_do_not_come() -> None:
 
 def test_no_arrival_is_known_of_a_new_class() -> None:
     known = recent(Snapshot(50.0, RULES), RunTimes({}))
-    assert list(known.again(random.Random(1), 50.0)) == []
+    assert list(known.again(50.0, 0, 1.0)) == []
