@@ -33,8 +33,8 @@ end
 -- When so many slots of a domain are free for one exclusive job, as its holders have declared; more
 -- holders without a limit make it later. math.huge: it has fewer slots.
 function domain.free_at(name, number)
-  local known = domain.frees[name]
-  if known and known.number == number then return known.at end
+  local found_before = domain.frees[name]
+  if found_before and found_before.number == number then return found_before.at end
   local own, shared = domain.slots(name), domain.holders(name, 'shared')
   local over = domain.holders(name, 'exclusive') + number - (own and own.exclusive or 0)
   local at = domain.last_end(name, 'shared', shared)
