@@ -62,29 +62,42 @@ def resolve(
 
 
 def choose(
-    fitting: list[GpuClass], isolation: str | None, free: Callable[[str, str], int], gpus: int = 1
+    fitting: list[GpuClass],
+    isolation: str | None,
+    free: Callable[[str, str], int],
+    gpus: int = 1,
+    run_time: Callable[[str, str], float | None] = lambda name, isolation: None,
 ) -> GpuClass:
     """Return the first class with as many free slots as the job needs ``gpus``, else the one that
     is expected to start it soonest.
 
     ``free(class name, isolation)`` returns the free slots, or minus the number of waiting jobs if
-    none is free.
+    none is free; ``run_time`` of the same how many seconds a recent job took, None if that is not
+    known.
     """
     isolations = {each.name: isolation or each.default_isolation for each in fitting}
     load = {name: free(name, kind) for name, kind in isolations.items()}
     for each in fitting:
         if load[each.name] >= gpus:
             return each
-    slots = {each.name: each.slots(isolations[each.name]) for each in fitting}
-    return min(fitting, key=lambda each: expected_wait(max(0, -load[each.name]), slots[each.name]))
+    seconds = {name: run_time(name, kind) for name, kind in isolations.items()}
+    known = [each for each in seconds.values() if each is not None]
+    others = sum(known) / len(known) if known else 1.0  # a class without a run is as the others are
+
+    def wait(each: GpuClass) -> float:
+        waiting, own = max(0, -load[each.name]), seconds[each.name]
+        slots = each.slots(isolations[each.name])
+        return expected_wait(waiting, slots, others if own is None else own)
+
+    return min(fitting, key=wait)
 
 
-def expected_wait(waiting: int, slots: int) -> float:
-    """Return how long a job is expected to wait in a class without a free slot, to compare classes:
-    the number of waiting jobs per slot. A forecast of starts would say more, but takes a hundred
-    times as long as a dispatcher needs to accept a message.
+def expected_wait(waiting: int, slots: int, run_time: float) -> float:
+    """Return how many seconds a job is expected to wait in a class without a free slot: until as
+    many jobs have ended as wait before it, and one more. A forecast of starts would say more, but
+    takes a hundred times as long as a dispatcher needs to accept a message.
     """
-    return waiting / max(1, slots)
+    return (waiting + 1) * run_time / max(1, slots)
 
 
 def larger(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from gpuqueue.classes.choose import choose, larger, resolve
@@ -39,6 +40,7 @@ from gpuqueue.store.client import Redis, RedisError, ResponseError, forbidden
 from gpuqueue.store.line import Line
 from gpuqueue.store.passing import passes
 from gpuqueue.store.reader import Reader
+from gpuqueue.store.run_times import recent_run_time
 from gpuqueue.store.scripts import UNSTORABLE
 
 logger = logging.getLogger(__name__)
@@ -207,6 +209,7 @@ class Accept:
             wanted,
             lambda name, kind: self.reader.free(self.classes[name], kind, gpus),
             gpus,
+            partial(recent_run_time, self.client),
         )
         return chosen, wanted or chosen.default_isolation, None
 

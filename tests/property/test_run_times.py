@@ -15,6 +15,7 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
+from gpuqueue.store.run_times import recent_run_time
 from gpuqueue.store.snapshots import Snapshots
 from gpuqueue.store.usage import RUN_TIMES, Capacities
 from tests.property.open_class import OpenClass
@@ -114,3 +115,14 @@ def test_a_damaged_key_keeps_no_slot(queue: Queue) -> None:
     queue.client.hset(class_key("t4", "run_times"), "shared:*:train", "none")
     queue.run("b", 4.0)
     assert queue.kept() == {"shared:*:train": [4.0]}
+
+
+def test_a_class_has_a_recent_run_time_by_isolation(queue: Queue) -> None:
+    assert recent_run_time(queue.client, "t4", "shared") is None
+    for name, seconds in (("a", 5.0), ("b", 7.0), ("c", 30.0)):
+        queue.run(name, seconds, tenant="vision", task="train" if name != "c" else "test")
+    assert recent_run_time(queue.client, "t4", "shared") == 14.0
+    assert recent_run_time(queue.client, "t4", "exclusive") is None
+    queue.client.delete(class_key("t4", "run_times"))
+    queue.client.set(class_key("t4", "run_times"), "damaged")
+    assert recent_run_time(queue.client, "t4", "shared") is None

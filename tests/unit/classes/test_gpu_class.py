@@ -320,9 +320,9 @@ def test_a_job_of_several_gpus_gets_the_class_with_as_many_free_slots() -> None:
     free = {"small": 1, "large": 3}
     assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
     free["large"] = 1
-    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is small
-    free["small"] = -3
     assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
+    free["large"] = -3
+    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is small
 
 
 @pytest.mark.parametrize(
@@ -371,6 +371,21 @@ def test_cheapest_class_with_a_free_slot_is_chosen() -> None:
 def test_without_a_free_slot_fewest_waiting_per_slot_wins() -> None:
     waiting = {"mig-1g.5gb": -7, "mig-3g.20gb": -1, "mig-4g.20gb": -1}
     assert choose([SMALL, MIDDLE, WIDE], None, lambda name, kind: waiting[name]) is MIDDLE
+
+
+def test_without_a_free_slot_the_class_whose_jobs_end_soonest_wins() -> None:
+    waiting = {"mig-1g.5gb": -70, "mig-3g.20gb": -1, "mig-4g.20gb": -1}
+    runs: dict[str, float | None] = {"mig-1g.5gb": 7200, "mig-3g.20gb": None, "mig-4g.20gb": 60}
+
+    def chosen() -> GpuClass:
+        load, run_time = (lambda name, _: waiting[name]), (lambda name, _: runs[name])
+        return choose([SMALL, MIDDLE, WIDE], None, load, run_time=run_time)
+
+    assert chosen() is WIDE
+    waiting["mig-4g.20gb"] = -5000
+    assert chosen() is MIDDLE, "where none has run, as in the other classes"
+    waiting["mig-3g.20gb"] = -200
+    assert chosen() is SMALL
 
 
 def test_a_machine_is_one_node() -> None:

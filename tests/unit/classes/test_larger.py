@@ -47,7 +47,7 @@ def test_the_first_of_a_list_with_a_free_slot_is_chosen_else_the_soonest() -> No
 
 
 def test_the_first_of_a_list_wins_if_all_wait_equally_long() -> None:
-    waiting = {"a100": -1, "l4": -2, "t4": -4}
+    waiting = {each.name: 1 - each.slots(each.default_isolation) for each in (A100, L4, T4)}
     for listed in ([A100, L4, T4], [T4, L4, A100]):
         assert choose(listed, None, lambda name, kind: waiting[name]) is listed[0]
 
