@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from celery.result import AsyncResult
 
 from tests.support.crash_stack import PATIENCE
 from tests.support.nodes import WorkerNode
@@ -76,10 +77,23 @@ def test_a_dispatcher_that_leaves_gives_its_messages_back_at_once(
         "GPUQUEUE_VISIBILITY_SECONDS": "3600"
     }  # nothing comes back in time by running out of that
     (first,) = replicas(cluster, "first", **hour)
-    with stopped(first.container.pid):
-        sent = [cluster.send("work", number, countdown=3600) for number in range(400)]
-    until(lambda: 20 < len(cluster.records()) < 390, PATIENCE, "it is in the middle of them")
-    leave(first)
+    sent: list[AsyncResult] = []
+
+    def is_told_in_the_middle() -> bool:
+        """Whether it must stop, while it has taken some of the messages that came at once."""
+        with stopped(first.container.pid):
+            taken, left = len(cluster.records()), cluster.client.llen(SHARED)
+            if not left:
+                numbers = range(len(sent), len(sent) + 400)
+                sent.extend(cluster.send("work", number, countdown=3600) for number in numbers)
+            elif taken > 20 and left > 100:
+                os.kill(first.container.pid, signal.SIGTERM)
+                return True
+        return False
+
+    until(is_told_in_the_middle, PATIENCE, "it is in the middle of them")
+    until(lambda: first.container.exit_code is not None, PATIENCE, "it has left", first.logs)
+    assert first.container.exit_code == 0
     assert cluster.client.hlen(f"gpuqueue:1:{{{SHARED}}}:texts") == 0
     taken, left = {record["id"] for record in cluster.records()}, cluster.client.llen(SHARED)
     assert len(taken) + left == len(sent)
