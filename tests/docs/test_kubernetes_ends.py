@@ -49,6 +49,9 @@ ENDS: dict[str, list[Pod]] = {
     "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
     "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
     "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
+    "`Evicted` because a container beside the executor exceeded its disk limit": [
+        failed("Evicted", 'Container proxy exceeded its local ephemeral storage limit "1Gi". ')
+    ],
     "`Evicted` because the pod exceeded its disk limit": [
         failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')
     ],

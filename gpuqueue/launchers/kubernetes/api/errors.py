@@ -22,8 +22,9 @@ _SHOWN = 300
 _PASSING = frozenset({401, 408, 409, 410, 429})
 #: The one of them that is a refusal until a credential changes.
 _REFUSING = frozenset({401})
-#: The words of a server whose webhook does not answer: status 500.
-_WEBHOOK = "failed calling webhook"
+#: The words of a server whose webhook does not answer: status 500; and of one that refuses, with
+#: any status.
+_NOT_ADMITTED = ("failed calling webhook", "denied the request")
 
 
 class ApiError(GpuQueueError):
@@ -74,7 +75,7 @@ class ApiError(GpuQueueError):
 
         Its rights, policies or objects must change first. It does not need more time.
         """
-        if _WEBHOOK in self.message:
+        if any(words in self.message for words in _NOT_ADMITTED):
             return True
         needs_time = self.status in _PASSING - _REFUSING
         return 400 <= self.status < 500 and not needs_time

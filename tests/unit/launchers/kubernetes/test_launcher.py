@@ -100,6 +100,16 @@ def test_a_launch_that_the_quota_refuses_holds_its_class(
     assert caught.value.kind == PlaceKind.QUOTA
 
 
+@pytest.mark.parametrize("status", [409, 413, 429, 500, 503])
+def test_what_a_webhook_denies_holds_the_class_with_any_status(
+    launcher: KubernetesLauncher, api: Api, status: int
+) -> None:
+    api.refuses = ApiError('admission webhook "w.io" denied the request: no', status=status)
+    with pytest.raises(LaunchHeld) as caught:
+        launcher.start(record())
+    assert caught.value.kind == PlaceKind.LAUNCH
+
+
 def test_a_class_tells_for_how_long_it_may_be_held(launcher: KubernetesLauncher) -> None:
     assert launcher.site.held == {"own": 30.0}, "the others wait without an end"
 
