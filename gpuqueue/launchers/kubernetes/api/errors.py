@@ -6,6 +6,7 @@ A message is one line: the request, and the message of the server.
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -22,9 +23,10 @@ _SHOWN = 300
 _PASSING = frozenset({401, 408, 409, 410, 429})
 #: The one of them that is a refusal until a credential changes.
 _REFUSING = frozenset({401})
-#: The words of a server whose webhook does not answer: status 500; and of one that refuses, with
-#: any status.
-_NOT_ADMITTED = ("failed calling webhook", "denied the request")
+#: The words of a server whose webhook does not answer: status 500.
+_WEBHOOK = "failed calling webhook"
+#: Those of a webhook or a policy that refuses an object.
+_DENIED = re.compile(r"denied (the )?request")
 
 
 class ApiError(GpuQueueError):
@@ -70,12 +72,19 @@ class ApiError(GpuQueueError):
         return self.status in _PASSING or not 400 <= self.status < 500
 
     @property
+    def denied(self) -> bool:
+        """Whether a webhook or a policy refuses the object: with the status and the fields that it
+        chooses.
+        """
+        return _DENIED.search(self.message) is not None
+
+    @property
     def refused(self) -> bool:
         """Whether the server has certainly not carried out the request, and would refuse it again.
 
         Its rights, policies or objects must change first. It does not need more time.
         """
-        if any(words in self.message for words in _NOT_ADMITTED):
+        if self.denied or _WEBHOOK in self.message:
             return True
         needs_time = self.status in _PASSING - _REFUSING
         return 400 <= self.status < 500 and not needs_time

@@ -6,10 +6,10 @@ The class is the default: its jobs wait then, and none fails for a fault of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.status.pod_events import PROBLEMS
 from gpuqueue.launchers.kubernetes.status.read_status import PodStatusSummary
 from gpuqueue.model.container import CONTAINER_TASK
@@ -23,8 +23,6 @@ from gpuqueue.model.record import Record
 _QUOTA: Final = re.compile(
     r"exceeded quota|failed quota|status unknown for quota|insufficient quota to match these scopes"
 )
-#: What a policy or a webhook refuses, with any status and fields that it chooses.
-_DENIED: Final = re.compile(r"denied (the )?request")
 #: The words of a quota that demands amounts: ``limits.cpu for: executor; limits.memory for: …``.
 _DEMANDS: Final = re.compile(r"failed quota: .*?must specify (.*)")
 _DEMANDED: Final = re.compile(r"([\w.]+) for: ")
@@ -41,7 +39,7 @@ _NOT_FOUND: Final = re.compile(
 )
 #: What the store of a node has lost of an image that exists.
 _LOST_ON_NODE: Final = re.compile(
-    r"\b(snapshot|content digest|blobs?|layer)[ /:\"]+sha256\b|failed to (prepare|extract)\b",
+    r"\bsnapshot\s|\b(content digest|blobs?|layer)[ /:\"]+sha256\b|failed to (prepare|extract)\b",
     re.IGNORECASE,
 )
 #: Reasons of a waiting container: its image has no valid name, or an object that it names is
@@ -117,18 +115,15 @@ def of_its_class(end: End, record: Record) -> End:
     return replace(end, blames=PlaceKind.PODS)
 
 
-def is_own_fault(status: int, message: str, fields: Sequence[str], record: Record) -> bool:
-    """Whether the server refuses a Job for what the job itself has set.
-
-    ``status`` and ``message``: of the response. ``fields``: those that it names as invalid; a
-    policy names none.
-    """
-    denied = _DENIED.search(message) is not None
-    if status == _TOO_LARGE:
-        return not denied
-    if denied and any(each.startswith(_METADATA) for each in fields):
+def is_own_fault(error: ApiError, record: Record) -> bool:
+    """Whether the server refuses a Job for what the job itself has set."""
+    if error.status == _TOO_LARGE:
+        return not error.denied
+    fields = error.fields
+    if error.denied and any(each.startswith(_METADATA) for each in fields):
         return False  # what a webhook demands of all Jobs, such as a label
-    return status == _INVALID and bool(fields) and all(_is_set_by(record, one) for one in fields)
+    invalid = error.status == _INVALID
+    return invalid and bool(fields) and all(_is_set_by(record, one) for one in fields)
 
 
 def _is_set_by(record: Record, field: str) -> bool:

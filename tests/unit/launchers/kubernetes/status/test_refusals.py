@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gpuqueue.launchers.kubernetes.api.answers import EventEvent
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.status.pod_events import with_problem
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.launchers.kubernetes.status.refusals import (
@@ -54,7 +55,7 @@ POD = "spec.template.spec"
 def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
     record: Record, status: int, fields: list[str], own: bool
 ) -> None:
-    assert is_own_fault(status, "no", fields, record) is own
+    assert is_own_fault(ApiError("no", status=status, fields=fields), record) is own
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
 def test_what_a_policy_demands_of_all_jobs_is_no_fault_of_one(
     status: int, message: str, fields: list[str], own: bool
 ) -> None:
-    assert is_own_fault(status, message, fields, NAMED) is own
+    assert is_own_fault(ApiError(message, status=status, fields=fields), NAMED) is own
 
 
 @pytest.mark.parametrize(
