@@ -94,7 +94,10 @@ ENDS: dict[str, list[Pod]] = {
         a_pod(ended(128, "StartError", DRIVER)),
         a_pod(ended(128, "ContainerCannotRun", "mkdir: no space left on device")),
     ],
-    "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
+    "`ContainerStatusUnknown`, or `Unknown` with exit code 255 (its machine restarted)": [
+        a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed"),
+        a_pod(ended(255, "Unknown"), phase="Failed"),
+    ],
     "deleted for no reason above: usually by hand": [a_pod(ended(143), deletion=DELETION)],
     "an init container failed": [
         a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])

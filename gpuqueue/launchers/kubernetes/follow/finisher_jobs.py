@@ -124,7 +124,7 @@ class FinisherJobs:
                 return ""
             except ApiError as exc:
                 after = exc.retry_after or RETRY_EVERY
-                if is_own_fault(exc, record):
+                if is_own_fault(exc.status, exc.fields, record, denied=exc.denied):
                     return str(exc)
                 if exc.refused:
                     raise FinishHeld(str(exc), kind_of_refusal(str(exc))) from exc

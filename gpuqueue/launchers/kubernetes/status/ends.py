@@ -15,10 +15,10 @@ from typing import Final
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Pod
 from gpuqueue.launchers.kubernetes.status.beside import executors, of_executor
 from gpuqueue.launchers.kubernetes.status.last_state import (
-    LOST_TRACK,
     MOST_TEXT,
     NOT_STARTED,
     LastState,
+    is_lost,
 )
 from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, REJECTION, End, explain
 from gpuqueue.model.place import PlaceKind
@@ -220,7 +220,7 @@ def _by_container_reason(last: LastState) -> _Cause | None:
     if reason in NOT_STARTED:
         what = f"{last.who} cannot be started"
         return _Cause(EndReason.BAD_SPEC, what, message, blames=blames)
-    if reason == LOST_TRACK and not last.deleted:  # for a deleted pod, this is normal
+    if is_lost(last.ended) and not last.deleted:  # for a deleted pod, this is normal
         return _Cause(EndReason.INFRA, f"its node lost track of {last.who}", message, True)
     return None
 

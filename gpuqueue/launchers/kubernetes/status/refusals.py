@@ -6,10 +6,10 @@ The class is the default: its jobs wait then, and none fails for a fault of the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.status.pod_events import PROBLEMS
 from gpuqueue.launchers.kubernetes.status.read_status import PodStatusSummary
 from gpuqueue.model.container import CONTAINER_TASK
@@ -115,15 +115,17 @@ def of_its_class(end: End, record: Record) -> End:
     return replace(end, blames=PlaceKind.PODS)
 
 
-def is_own_fault(error: ApiError, record: Record) -> bool:
-    """Whether the server refuses a Job for what the job itself has set."""
-    if error.status == _TOO_LARGE:
-        return not error.denied
-    fields = error.fields
-    if error.denied and any(each.startswith(_METADATA) for each in fields):
+def is_own_fault(status: int, fields: Sequence[str], record: Record, *, denied: bool) -> bool:
+    """Whether the server refuses a Job for what the job itself has set.
+
+    ``status``: of the response. ``fields``: those that it names as invalid. ``denied``: whether a
+    webhook or a policy refuses it.
+    """
+    if status == _TOO_LARGE:
+        return not denied
+    if denied and any(each.startswith(_METADATA) for each in fields):
         return False  # what a webhook demands of all Jobs, such as a label
-    invalid = error.status == _INVALID
-    return invalid and bool(fields) and all(_is_set_by(record, one) for one in fields)
+    return status == _INVALID and bool(fields) and all(_is_set_by(record, one) for one in fields)
 
 
 def _is_set_by(record: Record, field: str) -> bool:

@@ -55,7 +55,7 @@ POD = "spec.template.spec"
 def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
     record: Record, status: int, fields: list[str], own: bool
 ) -> None:
-    assert is_own_fault(ApiError("no", status=status, fields=fields), record) is own
+    assert is_own_fault(status, fields, record, denied=False) is own
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
 def test_what_a_policy_demands_of_all_jobs_is_no_fault_of_one(
     status: int, message: str, fields: list[str], own: bool
 ) -> None:
-    assert is_own_fault(ApiError(message, status=status, fields=fields), NAMED) is own
+    error = ApiError(message, status=status, fields=fields)
+    assert is_own_fault(error.status, error.fields, NAMED, denied=error.denied) is own
 
 
 @pytest.mark.parametrize(
