@@ -52,6 +52,8 @@ _REFUSALS: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity"})
 _OWN_LIMIT: Final = re.compile(
     r"exceeds the (total )?limit|exceeded its local ephemeral storage limit"
 )
+#: The words of a node under pressure, or shutting down, about a pod that it has never taken.
+_NOT_ADMITTED: Final = re.compile(r"node had condition|was rejected")
 #: The container that an eviction of that kind names.
 _LIMIT_OF: Final = re.compile(r"Container (\S+) exceeded its local ephemeral storage limit")
 #: Error of the device plugin for a request of two shares of a time-sliced GPU.
@@ -186,7 +188,8 @@ def _by_pod_reason(last: LastState) -> _Cause | None:
         return _Cause(EndReason.ERROR, "it used more disk than its limit", message)
     if status.reason in _POD_REASONS:
         reason, what, blames = _POD_REASONS[status.reason]
-        return _Cause(reason, what, message, blames)
+        rejected = blames and last.never_started and _NOT_ADMITTED.search(message)
+        return _Cause(reason, what, message, blames, REJECTION if rejected else "")
     if _TOO_MANY in message:
         return _Cause(
             EndReason.BAD_SPEC,

@@ -140,11 +140,7 @@ class LastState:
 
         At most MOST_TEXT characters.
         """
-        if (
-            self.ended is None
-            or self.ended.reason in NOT_STARTED
-            or is_lost(self.ended)
-        ):
+        if self.ended is None or self.ended.reason in NOT_STARTED or is_lost(self.ended):
             return ""
         text = (self.ended.message or "").strip()
         return text if len(text) <= MOST_TEXT else "…" + text[1 - MOST_TEXT :]

@@ -10,7 +10,7 @@ from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.launchers.kubernetes.status.refusals import of_its_class
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import REJECTION, End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -495,6 +495,21 @@ def test_exit_code_made_up_by_the_kubelet_is_not_evidence() -> None:
     evidence = read(a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")).evidence
     assert "exit_code" not in evidence
     assert evidence["container_reason"] == "ContainerStatusUnknown"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "blames"),
+    [
+        ("Evicted", "Pod was rejected: The node had condition: [DiskPressure]. ", REJECTION),
+        ("NodeShutdown", "Pod was rejected as the node is shutting down.", REJECTION),
+        ("Evicted", "The node was low on resource: ephemeral-storage. ", ""),
+    ],
+)
+def test_a_node_that_takes_no_pod_is_kept_from_all_jobs(
+    reason: str, message: str, blames: str
+) -> None:
+    end = read(a_pod(phase="Failed", reason=reason, message=message))
+    assert (end.reason, end.avoid, end.blames) == (R.EVICTED, NODE, blames)
 
 
 @pytest.mark.parametrize("reason", ["Error", "OOMKilled", "StartError"])
