@@ -71,7 +71,7 @@ _NODE_FAULT: Final = re.compile(
     r"|cannot allocate memory|resource temporarily unavailable|device or resource busy|input/output"
     r" error|\bcgroup"
     r"|context deadline exceeded|transport is closing|ttrpc: closed|connection refused|error"
-    r" reading from server|failed to reserve container name",
+    r" reading from server",
     re.IGNORECASE,
 )
 #: Why a node cannot store an image that the registry has.

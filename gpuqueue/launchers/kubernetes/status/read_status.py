@@ -27,7 +27,7 @@ from gpuqueue.launchers.kubernetes.status.beside import executors as _executors
 from gpuqueue.launchers.kubernetes.status.ends import end_of, is_disk_fault, is_node_fault
 from gpuqueue.launchers.kubernetes.status.last_state import silent_since
 from gpuqueue.launchers.kubernetes.status.suspended import gates
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import REJECTION, End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 
@@ -142,7 +142,9 @@ def overdue(summary: PodStatusSummary, limit: float) -> End:
     )
     evidence = {"node": summary.node} if summary.node else {}
     avoid = summary.node if summary.verdict is EndReason.INFRA else ""
-    blames = summary.holds or (PlaceKind.NODE if avoid else "")
+    # One node without room for an image is enough: its job has no part in that.
+    of_node = REJECTION if summary.clock == "image_error" else PlaceKind.NODE
+    blames = summary.holds or (of_node if avoid else "")
     return End(summary.verdict, text, avoid, evidence, blames)
 
 

@@ -48,6 +48,8 @@ _NO_NAME: Final = "InvalidImageName"
 _NO_CONFIG: Final = "CreateContainerConfigError"
 #: The user of the image is root, or has no number: so is the image.
 _ROOT: Final = "container has runAsNonRoot and image"
+#: A slow node still creates the container that its kubelet has asked for before.
+_SLOW: Final = "failed to reserve container name"
 #: Too large for the API server: what a job says of itself has no bound, a class has one.
 _TOO_LARGE: Final = 413
 _INVALID: Final = 422
@@ -100,7 +102,7 @@ def without_own_fault(summary: PodStatusSummary, record: Record) -> PodStatusSum
     elif summary.clock == "config_error" and own:
         # A job sets neither volumes nor the runtime of its pod.
         own = summary.detail.partition(":")[0] not in {_NO_CONFIG, *PROBLEMS}
-        own = own or _ROOT in summary.detail
+        own = (own or _ROOT in summary.detail) and _SLOW not in summary.detail
     else:
         own = False
     return replace(summary, holds=None) if own else summary

@@ -139,7 +139,7 @@ AWAY = f"{WHOLE} pulling from host r.io failed with status code [manifests 7]: 5
         ("CreateContainerConfigError", 'secret "x" not found', NAMED, PlaceKind.PODS),
         ("CreateContainerConfigError", "container has runAsNonRoot and image will", NAMED, None),
         ("ErrImagePull", "write /var/lib/x: no space left on device", PLAIN, None),  # of the node
-        ("CreateContainerError", 'failed to reserve container name "x"', CONTAINER, None),  # too
+        ("CreateContainerError", "failed to reserve container name", CONTAINER, PlaceKind.PODS),
         ("CreateContainerError", "no command specified", CONTAINER, None),
         ("CreateContainerError", "no command specified", PLAIN, PlaceKind.PODS),
         ("CreateContainerError", "no space left on device", PLAIN, None),  # of the node
