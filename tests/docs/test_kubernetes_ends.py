@@ -49,6 +49,9 @@ ENDS: dict[str, list[Pod]] = {
     "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
     "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
     "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
+    "`Evicted` because a container beside the executor exceeded its disk limit": [
+        failed("Evicted", 'Container proxy exceeded its local ephemeral storage limit "1Gi". ')
+    ],
     "`Evicted` because the pod exceeded its disk limit": [
         failed("Evicted", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ')
     ],
@@ -91,7 +94,10 @@ ENDS: dict[str, list[Pod]] = {
         a_pod(ended(128, "StartError", DRIVER)),
         a_pod(ended(128, "ContainerCannotRun", "mkdir: no space left on device")),
     ],
-    "`ContainerStatusUnknown`": [a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")],
+    "`ContainerStatusUnknown`, or `Unknown` with exit code 255 (its machine restarted)": [
+        a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed"),
+        a_pod(ended(255, "Unknown"), phase="Failed"),
+    ],
     "deleted for no reason above: usually by hand": [a_pod(ended(143), deletion=DELETION)],
     "an init container failed": [
         a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])

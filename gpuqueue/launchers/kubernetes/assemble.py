@@ -145,7 +145,7 @@ def check(
             raise SettingsError(f"class {gpu_class.name!r}: {exc}") from exc
         except ApiError as exc:
             of_cluster = isinstance(exc, Forbidden | NotFound)
-            of_policy = isinstance(exc, Invalid) and not exc.fields
+            of_policy = exc.denied or (isinstance(exc, Invalid) and not exc.fields)
             if not (exc.passing or of_cluster or of_policy):
                 raise SettingsError(
                     f"the cluster rejects a Job of class {gpu_class.name!r}: {exc}"

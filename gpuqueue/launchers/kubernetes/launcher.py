@@ -181,7 +181,7 @@ class KubernetesLauncher:
 
         Only a server that does not answer, or asks for time, may have created the Job.
         """
-        if is_own_fault(exc.status, exc.fields, record):
+        if is_own_fault(exc.status, exc.fields, record, denied=exc.denied):
             return CannotLaunch(str(exc), EndReason.BAD_SPEC)
         if not exc.refused:
             return self._later(str(exc), exc.retry_after)

@@ -18,7 +18,7 @@ from gpuqueue.errors import ImageUnusable, Unschedulable
 from gpuqueue.model.place import Place
 from gpuqueue.store import places as stored
 from tests.doubles.kubernetes import Node
-from tests.doubles.kubernetes.objects.kinds import EVENTS, QUOTAS
+from tests.doubles.kubernetes.objects.kinds import EVENTS, PODS, QUOTAS, Resource
 from tests.support.cluster_stack import ClusterStack
 from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
@@ -132,6 +132,29 @@ def test_jobs_wait_while_a_policy_refuses_pods(stack_of: Callable[..., ClusterSt
     until(lambda: "launch" in held(stack), PATIENCE, "the class is held")
     assert "cost-center label is required" in held(stack)["launch"].error
     stack.cluster.faults.policy("pods", None)
+    all_run(stack, results, in_order=False)
+
+
+@pytest.mark.slow
+def test_jobs_wait_while_an_injected_container_fails(
+    stack_of: Callable[..., ClusterStack],
+) -> None:
+    stack = stack_of()
+    stack.dispatcher()
+
+    def add(resource: Resource, body: dict[str, Any]) -> None:
+        if resource is PODS:
+            image = body["spec"]["containers"][0]["image"]
+            agent = {"name": "vault-agent", "image": image, "resources": {}}
+            agent["command"] = ["sh", "-c", "echo vault is sealed; exit 2"]
+            body["spec"].setdefault("initContainers", []).append(agent)
+
+    stack.cluster.registry.webhooks.append(add)
+    results = send(stack, 8)
+    until(lambda: "pods" in held(stack), PATIENCE, "the class is held")
+    assert "vault-agent failed with exit code 2" in held(stack)["pods"].error
+    until(lambda: why(stack, results[7]) == "LAUNCH_REFUSED", PATIENCE, "why says so")
+    stack.cluster.registry.webhooks.remove(add)
     all_run(stack, results, in_order=False)
 
 

@@ -6,6 +6,7 @@ A message is one line: the request, and the message of the server.
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,8 @@ _PASSING = frozenset({401, 408, 409, 410, 429})
 _REFUSING = frozenset({401})
 #: The words of a server whose webhook does not answer: status 500.
 _WEBHOOK = "failed calling webhook"
+#: Those of a webhook or a policy that refuses an object.
+_DENIED = re.compile(r"denied (the )?request")
 
 
 class ApiError(GpuQueueError):
@@ -69,12 +72,19 @@ class ApiError(GpuQueueError):
         return self.status in _PASSING or not 400 <= self.status < 500
 
     @property
+    def denied(self) -> bool:
+        """Whether a webhook or a policy refuses the object: with the status and the fields that it
+        chooses.
+        """
+        return _DENIED.search(self.message) is not None
+
+    @property
     def refused(self) -> bool:
         """Whether the server has certainly not carried out the request, and would refuse it again.
 
         Its rights, policies or objects must change first. It does not need more time.
         """
-        if _WEBHOOK in self.message:
+        if self.denied or _WEBHOOK in self.message:
             return True
         needs_time = self.status in _PASSING - _REFUSING
         return 400 <= self.status < 500 and not needs_time

@@ -39,7 +39,9 @@ from gpuqueue.launchers.kubernetes.status.refusals import (
     kind_of_refusal,
     without_own_fault,
 )
-from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.ends import End
+from gpuqueue.model.place import HOLDS, PlaceKind
+from gpuqueue.model.reasons import TRY_AGAIN
 from gpuqueue.model.record import Record
 from gpuqueue.settings.classes import of_class
 from gpuqueue.settings.kubernetes import ClusterSettings
@@ -122,7 +124,7 @@ class FinisherJobs:
                 return ""
             except ApiError as exc:
                 after = exc.retry_after or RETRY_EVERY
-                if is_own_fault(exc.status, exc.fields, record):
+                if is_own_fault(exc.status, exc.fields, record, denied=exc.denied):
                     return str(exc)
                 if exc.refused:
                     raise FinishHeld(str(exc), kind_of_refusal(str(exc))) from exc
@@ -135,6 +137,8 @@ class FinisherJobs:
     ) -> str:
         """Return the outcome of an end. Raises :class:`FinishHeld` if the cluster is at fault."""
         status = ended.waits
+        if ended.taken:
+            raise FinishHeld(ended.text, PlaceKind.PODS)
         if ended.never and status is None:
             words = _rejection(api, name)
             raise FinishHeld(f"{ended.text}{words and f': {words}'}", kind_of_refusal(words))
@@ -192,12 +196,14 @@ class _Known(NamedTuple):
 
 class _Ended(NamedTuple):
     """How the pod of a finisher ended, as text; or ``never``: it did not start in time, and what
-    its status was then (None: the Job had no pod).
+    its status was then (None: the Job had no pod); or ``taken``: the pod ended before its executor
+    ran, through no fault of the job.
     """
 
     text: str
     never: bool = False
     waits: PodStatusSummary | None = None
+    taken: bool = False
 
 
 class _PodOf:
@@ -265,7 +271,7 @@ class _Clocks:
         if status is None and self._clock not in ("", _NO_POD):
             return _Ended("the pod of its finisher was deleted")
         if status is not None and status.end is not None:
-            return _Ended(status.end.error)
+            return _Ended(status.end.error, taken=_is_taken(status.end))
         if status is not None and status.phase == Phase.OTHERS_RUN:  # they are deleted with it
             return _Ended(status.detail)
         clock = _clock_of(status)
@@ -281,6 +287,12 @@ class _Clocks:
         if status.verdict is None:
             return _Ended(f"not within {limit:g} s: {status.detail}", True, status)
         return _Ended(overdue(status, limit).error, True, status)
+
+
+def _is_taken(end: End) -> bool:
+    """Whether a pod ended before its executor ran: rejected, evicted, or by another container."""
+    runs = "container_started" in end.evidence
+    return not runs and (end.reason in TRY_AGAIN or end.blames in HOLDS)
 
 
 def _clock_of(status: PodStatusSummary | None) -> str:

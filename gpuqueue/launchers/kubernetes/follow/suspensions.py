@@ -158,7 +158,8 @@ class Suspensions:
             try:
                 return ask()
             except ApiError as exc:
-                if not exc.passing or self._clock() >= until or self._closed.wait(ASK_EVERY):
+                # A right may be missing for seconds, too: that says nothing of the Job.
+                if self._clock() >= until or self._closed.wait(ASK_EVERY):
                     logger.warning(
                         "%s: no answer on it: %s", name, exc, extra={"action": "job_unknown"}
                     )

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Pod
 from gpuqueue.launchers.kubernetes.status.beside import executors, of_executor
 from gpuqueue.launchers.kubernetes.status.last_state import (
-    LOST_TRACK,
     MOST_TEXT,
     NOT_STARTED,
     LastState,
+    is_lost,
 )
 from gpuqueue.model.ends import EXECUTORS_OWN, EXIT_DEVICE, EXIT_OK, REJECTION, End, explain
 from gpuqueue.model.place import PlaceKind
@@ -52,6 +52,10 @@ _REFUSALS: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity"})
 _OWN_LIMIT: Final = re.compile(
     r"exceeds the (total )?limit|exceeded its local ephemeral storage limit"
 )
+#: The words of a node under pressure, or shutting down, about a pod that it has never taken.
+_NOT_ADMITTED: Final = re.compile(r"node had condition|was rejected")
+#: The container that an eviction of that kind names.
+_LIMIT_OF: Final = re.compile(r"Container (\S+) exceeded its local ephemeral storage limit")
 #: Error of the device plugin for a request of two shares of a time-sliced GPU.
 _TOO_MANY: Final = "maximum request size"
 #: Ends that speak against a node if several jobs meet them. An eviction may be the jobs' doing.
@@ -68,6 +72,12 @@ _NODE_FAULT: Final = re.compile(
     r" error|\bcgroup"
     r"|context deadline exceeded|transport is closing|ttrpc: closed|connection refused|error"
     r" reading from server",
+    re.IGNORECASE,
+)
+#: Why a node cannot store an image that the registry has.
+_DISK_FAULT: Final = re.compile(
+    r"no space left on device|disk quota exceeded|input/output error|read-only file system"
+    r"|structure needs cleaning",
     re.IGNORECASE,
 )
 
@@ -118,6 +128,11 @@ def is_node_fault(message: str) -> bool:
     return not _JOB_FAULT.search(message) and _NODE_FAULT.search(message) is not None
 
 
+def is_disk_fault(message: str) -> bool:
+    """Whether a node cannot store an image, which another node may well pull."""
+    return _DISK_FAULT.search(message) is not None
+
+
 def _text(cause: _Cause, last: LastState) -> str:
     text = cause.what
     if quote := " ".join(cause.quote.split()):
@@ -166,11 +181,15 @@ def _by_pod_reason(last: LastState) -> _Cause | None:
     message = status.message or ""
     if not status.reason:
         return None
+    named = _LIMIT_OF.search(message)
+    if status.reason == "Evicted" and named and named[1] != CONTAINER:
+        return _Cause(EndReason.EVICTED, "evicted for a container beside its executor", message)
     if status.reason == "Evicted" and _OWN_LIMIT.search(message):
         return _Cause(EndReason.ERROR, "it used more disk than its limit", message)
     if status.reason in _POD_REASONS:
         reason, what, blames = _POD_REASONS[status.reason]
-        return _Cause(reason, what, message, blames)
+        rejected = blames and last.never_started and _NOT_ADMITTED.search(message)
+        return _Cause(reason, what, message, blames, REJECTION if rejected else "")
     if _TOO_MANY in message:
         return _Cause(
             EndReason.BAD_SPEC,
@@ -194,15 +213,17 @@ def _by_container_reason(last: LastState) -> _Cause | None:
     if last.ended is None:
         return None
     reason, message = last.ended.reason, last.ended.message or ""
+    # No job brings an init container: it would fail every pod of the class.
+    blames = PlaceKind.PODS if last.init else ""
     if reason == "OOMKilled":
-        return _Cause(
-            EndReason.HOST_OOM, f"out of host memory: {last.who} exceeded its memory limit"
-        )
+        what = f"out of host memory: {last.who} exceeded its memory limit"
+        return _Cause(EndReason.HOST_OOM, what, blames=blames)
     if reason in NOT_STARTED and is_node_fault(message):
         return _Cause(EndReason.INFRA, f"its node could not start {last.who}", message, True)
     if reason in NOT_STARTED:
-        return _Cause(EndReason.BAD_SPEC, f"{last.who} cannot be started", message)
-    if reason == LOST_TRACK and not last.deleted:  # for a deleted pod, this is normal
+        what = f"{last.who} cannot be started"
+        return _Cause(EndReason.BAD_SPEC, what, message, blames=blames)
+    if is_lost(last.ended) and not last.deleted:  # for a deleted pod, this is normal
         return _Cause(EndReason.INFRA, f"its node lost track of {last.who}", message, True)
     return None
 
@@ -218,7 +239,8 @@ def _by_deletion(last: LastState) -> _Cause | None:
 
 def _by_exit_code(last: LastState) -> _Cause | None:
     if last.init and last.ended:
-        return _Cause(EndReason.INFRA, f"{last.who} failed with exit code {last.ended.exit_code}")
+        what = f"{last.who} failed with exit code {last.ended.exit_code}"
+        return _Cause(EndReason.INFRA, what, blames=PlaceKind.PODS)
     if last.code is None:
         return None
     end = explain(last.code)

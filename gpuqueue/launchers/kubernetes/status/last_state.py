@@ -20,6 +20,9 @@ MOST_TEXT: Final = 2048
 NOT_STARTED: Final = frozenset({"StartError", "ContainerCannotRun"})
 #: Reason of a container whose end the kubelet missed, and so made up exit code and message.
 LOST_TRACK: Final = "ContainerStatusUnknown"
+#: Reason and exit code that containerd makes up for a container that it finds dead when it starts:
+#: its machine has restarted.
+_DEAD_AT_RESTART: Final = ("Unknown", 255)
 
 
 def silent_since(pod: Pod) -> float | None:
@@ -34,6 +37,11 @@ def silent_since(pod: Pod) -> float | None:
         return None
     since = seconds(ready.last_transition_time)
     return seconds(pod.metadata.creation_timestamp) or 0.0 if since is None else since
+
+
+def is_lost(ended: Terminated) -> bool:
+    """Whether kubelet or runtime missed how a container ended, and made up its exit code."""
+    return ended.reason == LOST_TRACK or (ended.reason, ended.exit_code) == _DEAD_AT_RESTART
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class LastState:
         """Exit code of the executor; None: unknown."""
         if self.init or self.ended is None:
             return EXIT_OK if self.pod.status.phase == "Succeeded" else None
-        return None if self.ended.reason == LOST_TRACK else self.ended.exit_code
+        return None if is_lost(self.ended) else self.ended.exit_code
 
     @property
     def started(self) -> float | None:
@@ -132,11 +140,7 @@ class LastState:
 
         At most MOST_TEXT characters.
         """
-        if (
-            self.ended is None
-            or self.ended.reason in NOT_STARTED
-            or self.ended.reason == LOST_TRACK
-        ):
+        if self.ended is None or self.ended.reason in NOT_STARTED or is_lost(self.ended):
             return ""
         text = (self.ended.message or "").strip()
         return text if len(text) <= MOST_TEXT else "…" + text[1 - MOST_TEXT :]

@@ -24,10 +24,10 @@ from gpuqueue.launchers.kubernetes.status.beside import (
     kept_by,
 )
 from gpuqueue.launchers.kubernetes.status.beside import executors as _executors
-from gpuqueue.launchers.kubernetes.status.ends import end_of, is_node_fault
+from gpuqueue.launchers.kubernetes.status.ends import end_of, is_disk_fault, is_node_fault
 from gpuqueue.launchers.kubernetes.status.last_state import silent_since
 from gpuqueue.launchers.kubernetes.status.suspended import gates
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import REJECTION, End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 
@@ -75,6 +75,8 @@ class PodStatusSummary:
     """Whether the attempt can never start, so that it gets no grace."""
     end: End | None = None
     node: str = ""
+    container: str = ""
+    """The container whose problem it is, if that is not the executor."""
     silent: float | None = None
     """Since when the control plane has had no report of its node, in Unix seconds. None: the pod
     does not show that."""
@@ -140,7 +142,9 @@ def overdue(summary: PodStatusSummary, limit: float) -> End:
     )
     evidence = {"node": summary.node} if summary.node else {}
     avoid = summary.node if summary.verdict is EndReason.INFRA else ""
-    blames = summary.holds or (PlaceKind.NODE if avoid else "")
+    # One node without room for an image is enough: its job has no part in that.
+    of_node = REJECTION if summary.clock == "image_error" else PlaceKind.NODE
+    blames = summary.holds or (of_node if avoid else "")
     return End(summary.verdict, text, avoid, evidence, blames)
 
 
@@ -220,6 +224,7 @@ def _preparing(pod: Pod, node: str) -> PodStatusSummary:
                     "image_pull",
                     since,
                     EndReason.INFRA,
+                    PlaceKind.PODS,  # no job brings it: it would keep every pod of the class
                     node=node,
                 )
     return PodStatusSummary(
@@ -238,17 +243,25 @@ def _stuck(container: str, waiting: Waiting, node: str) -> PodStatusSummary:
     reason, message = waiting.reason or "", waiting.message or ""
     holds: PlaceKind | None
     if "Image" in reason or reason in _IMAGE_ERRORS:
-        wait, clock, verdict = WaitReason.PULLING_IMAGE, "image_error", EndReason.IMAGE
-        holds = PlaceKind.IMAGE
+        wait, clock = WaitReason.PULLING_IMAGE, "image_error"
+        verdict = EndReason.INFRA if is_disk_fault(message) else EndReason.IMAGE
+        holds = PlaceKind.IMAGE if verdict is EndReason.IMAGE else None
     else:
         wait, clock = WaitReason.STARTING, "config_error"
         verdict = EndReason.INFRA if is_node_fault(message) else EndReason.BAD_SPEC
         holds = None if verdict is EndReason.INFRA else PlaceKind.PODS
-    detail = ": ".join(
-        part for part in (container if container != CONTAINER else "", reason, message) if part
-    )
+    other = container if container != CONTAINER else ""
     return PodStatusSummary(
-        Phase.PREPARING, wait, detail, clock, None, verdict, holds, reason in _HOPELESS, node=node
+        Phase.PREPARING,
+        wait,
+        ": ".join(part for part in (other, reason, message) if part),
+        clock,
+        None,
+        verdict,
+        holds,
+        reason in _HOPELESS,
+        node=node,
+        container=other,
     )
 
 

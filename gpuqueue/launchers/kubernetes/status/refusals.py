@@ -18,8 +18,11 @@ from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 
-#: A ResourceQuota refuses an object: it is full, or demands limits.
-_QUOTA: Final = re.compile(r"exceeded quota|failed quota")
+#: A ResourceQuota refuses an object: it is full, demands limits, is not counted yet, or is missing
+#: for the priority of the object.
+_QUOTA: Final = re.compile(
+    r"exceeded quota|failed quota|status unknown for quota|insufficient quota to match these scopes"
+)
 #: The words of a quota that demands amounts: ``limits.cpu for: executor; limits.memory for: …``.
 _DEMANDS: Final = re.compile(r"failed quota: .*?must specify (.*)")
 _DEMANDED: Final = re.compile(r"([\w.]+) for: ")
@@ -35,11 +38,18 @@ _NOT_FOUND: Final = re.compile(
     r"|does not exist in the registry"
 )
 #: What the store of a node has lost of an image that exists.
-_LOST_ON_NODE: Final = re.compile(r"snapshot|content digest|blob|layer", re.IGNORECASE)
+_LOST_ON_NODE: Final = re.compile(
+    r"\bsnapshot\s|\b(content digest|blobs?|layer)[ /:\"]+sha256\b|failed to (prepare|extract)\b",
+    re.IGNORECASE,
+)
 #: Reasons of a waiting container: its image has no valid name, or an object that it names is
 #: missing.
 _NO_NAME: Final = "InvalidImageName"
 _NO_CONFIG: Final = "CreateContainerConfigError"
+#: The user of the image is root, or has no number: so is the image.
+_ROOT: Final = "container has runAsNonRoot and image"
+#: A slow node still creates the container that its kubelet has asked for before.
+_SLOW: Final = "failed to reserve container name"
 #: Too large for the API server: what a job says of itself has no bound, a class has one.
 _TOO_LARGE: Final = 413
 _INVALID: Final = 422
@@ -82,14 +92,17 @@ def is_absent(message: str) -> bool:
 
 def without_own_fault(summary: PodStatusSummary, record: Record) -> PodStatusSummary:
     """Return the status of a pod for its job: what it meets because of the job itself holds nothing
-    but ends the job.
+    but ends the job. A job sets no other container than its own.
     """
+    if summary.container:
+        return summary
     own = has_own_image(record)
     if summary.clock == "image_error" and own:
         own = is_absent(summary.detail) or summary.detail.startswith(_NO_NAME)
     elif summary.clock == "config_error" and own:
         # A job sets neither volumes nor the runtime of its pod.
         own = summary.detail.partition(":")[0] not in {_NO_CONFIG, *PROBLEMS}
+        own = (own or _ROOT in summary.detail) and _SLOW not in summary.detail
     else:
         own = False
     return replace(summary, holds=None) if own else summary
@@ -104,13 +117,16 @@ def of_its_class(end: End, record: Record) -> End:
     return replace(end, blames=PlaceKind.PODS)
 
 
-def is_own_fault(status: int, fields: Sequence[str], record: Record) -> bool:
+def is_own_fault(status: int, fields: Sequence[str], record: Record, *, denied: bool) -> bool:
     """Whether the server refuses a Job for what the job itself has set.
 
-    ``status``: of the response. ``fields``: those that it names as invalid; a policy names none.
+    ``status``: of the response. ``fields``: those that it names as invalid. ``denied``: whether a
+    webhook or a policy refuses it.
     """
     if status == _TOO_LARGE:
-        return True
+        return not denied
+    if denied and any(each.startswith(_METADATA) for each in fields):
+        return False  # what a webhook demands of all Jobs, such as a label
     return status == _INVALID and bool(fields) and all(_is_set_by(record, one) for one in fields)
 
 

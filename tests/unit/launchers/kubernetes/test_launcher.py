@@ -9,9 +9,16 @@ import msgspec
 import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.errors import SettingsError
 from gpuqueue.launchers.base import LaunchHeld, LaunchLater
-from gpuqueue.launchers.kubernetes.api.errors import AlreadyExists, ApiError, QuotaRejected
+from gpuqueue.launchers.kubernetes.api.errors import (
+    AlreadyExists,
+    ApiError,
+    Invalid,
+    QuotaRejected,
+)
 from gpuqueue.launchers.kubernetes.api.objects import Job
+from gpuqueue.launchers.kubernetes.assemble import check
 from gpuqueue.launchers.kubernetes.launcher import KubernetesLauncher
 from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import annotations_of
@@ -48,7 +55,7 @@ class Api:
         self.job: Job | None = None
         self.deleted: list[str] = []
 
-    def create_job(self, manifest: dict[str, Any]) -> None:
+    def create_job(self, manifest: dict[str, Any], dry_run: bool = False) -> None:
         raise self.refuses
 
     def get_job(self, name: str) -> Job | None:
@@ -98,6 +105,26 @@ def test_a_launch_that_the_quota_refuses_holds_its_class(
     with pytest.raises(LaunchHeld) as caught:
         launcher.start(record(gpu_class))
     assert caught.value.kind == PlaceKind.QUOTA
+
+
+@pytest.mark.parametrize("status", [409, 413, 429, 500, 503])
+def test_what_a_webhook_denies_holds_the_class_with_any_status(
+    launcher: KubernetesLauncher, api: Api, status: int
+) -> None:
+    api.refuses = ApiError('admission webhook "w.io" denied the request: no', status=status)
+    with pytest.raises(LaunchHeld) as caught:
+        launcher.start(record())
+    assert caught.value.kind == PlaceKind.LAUNCH
+
+
+def test_a_dispatcher_starts_while_a_webhook_denies_its_jobs(api: Any) -> None:
+    common, classes = ManifestContext("ns", "prod"), {"t4": CLASSES["t4"]}
+    fields = ["metadata.labels[team]"]
+    api.refuses = Invalid('webhook "w.io" denied the request: no', status=422, fields=fields)
+    check(api, classes, SETTINGS, common)
+    api.refuses = Invalid("Job is invalid", status=422, fields=fields)
+    with pytest.raises(SettingsError, match="class 't4'"):
+        check(api, classes, SETTINGS, common)
 
 
 def test_a_class_tells_for_how_long_it_may_be_held(launcher: KubernetesLauncher) -> None:

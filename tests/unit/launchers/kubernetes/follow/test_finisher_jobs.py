@@ -72,6 +72,12 @@ RUNNING = {
         {"name": "executor", "state": {"running": {"startedAt": "2026-11-25T00:00:00Z"}}}
     ],
 }
+INIT_FAILED = {
+    "containerStatuses": [waiting("PodInitializing")["containerStatuses"][0]],
+    "initContainerStatuses": [
+        {"name": "vault", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+    ],
+}
 FAILED = {
     "phase": "Failed",
     "containerStatuses": [
@@ -249,6 +255,18 @@ HELD: dict[str, tuple[list[tuple[float, dict[str, Any] | None]], PlaceKind, str,
         PlaceKind.IMAGE,
         "its image cannot be pulled: ErrImagePull: gone",
         70,
+    ),
+    "its node rejects it": (
+        [(0, PULLING), (9, {"phase": "Failed", "reason": "OutOfcpu", "message": "full"})],
+        PlaceKind.PODS,
+        "its node rejected its pod",
+        9,
+    ),
+    "an injected container fails": (
+        [(0, PULLING), (9, {**INIT_FAILED, "phase": "Failed"})],
+        PlaceKind.PODS,
+        "its init container vault failed with exit code 1",
+        9,
     ),
     "its Secret is missing": (
         [(0, waiting("CreateContainerConfigError", "no secret"))],

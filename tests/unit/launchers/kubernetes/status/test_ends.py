@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
-from gpuqueue.model.ends import End
+from gpuqueue.launchers.kubernetes.status.refusals import of_its_class
+from gpuqueue.model.ends import REJECTION, End
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from tests.support.pod_objects import (
     CREATED,
     DELETION,
@@ -490,6 +495,28 @@ def test_exit_code_made_up_by_the_kubelet_is_not_evidence() -> None:
     evidence = read(a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")).evidence
     assert "exit_code" not in evidence
     assert evidence["container_reason"] == "ContainerStatusUnknown"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "blames"),
+    [
+        ("Evicted", "Pod was rejected: The node had condition: [DiskPressure]. ", REJECTION),
+        ("NodeShutdown", "Pod was rejected as the node is shutting down.", REJECTION),
+        ("Evicted", "The node was low on resource: ephemeral-storage. ", ""),
+    ],
+)
+def test_a_node_that_takes_no_pod_is_kept_from_all_jobs(
+    reason: str, message: str, blames: str
+) -> None:
+    end = read(a_pod(phase="Failed", reason=reason, message=message))
+    assert (end.reason, end.avoid, end.blames) == (R.EVICTED, NODE, blames)
+
+
+@pytest.mark.parametrize("reason", ["Error", "OOMKilled", "StartError"])
+def test_a_failed_init_container_holds_the_class(reason: str) -> None:
+    own = cast(Record, {"task": "gpuqueue.run", "image": "far.example/train:7"})
+    end = read(a_pod(waiting(None), phase="Failed", inits=[ended(5, reason, name="fetch")]))
+    assert of_its_class(end, own).blames == PlaceKind.PODS
 
 
 def test_failed_init_container_gives_no_exit_code_of_the_executor() -> None:

@@ -7,9 +7,15 @@ from typing import NamedTuple
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, read_status
+from gpuqueue.launchers.kubernetes.status.read_status import (
+    Phase,
+    PodStatusSummary,
+    overdue,
+    read_status,
+)
+from gpuqueue.model.ends import REJECTION
 from gpuqueue.model.reasons import EndReason, WaitReason
-from tests.support.pod_objects import RECORDINGS, pod_events
+from tests.support.pod_objects import RECORDINGS, a_pod, pod_events, waiting
 
 # One row per status: phase, clock, verdict, wait.
 NEW = (Phase.UNSCHEDULED, "unschedulable", EndReason.UNSCHEDULABLE, WaitReason.STARTING)
@@ -272,3 +278,9 @@ def test_clock_has_one_start_for_every_reading(recording: str) -> None:
             since = {each.since for each in group}
             assert len(since) == 1
             assert (since == {None}) == (clock in (None, "image_error", "config_error"))
+
+
+def test_an_image_that_a_node_cannot_store_keeps_jobs_from_that_node() -> None:
+    pod = a_pod(waiting("ErrImagePull", "write /var/lib/x: no space left on device"))
+    end = overdue(read_status(pod), 120)
+    assert (end.reason, end.avoid, end.blames) == (EndReason.INFRA, "node-a", REJECTION)

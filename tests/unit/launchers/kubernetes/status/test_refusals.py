@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gpuqueue.launchers.kubernetes.api.answers import EventEvent
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.status.pod_events import with_problem
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.launchers.kubernetes.status.refusals import (
@@ -54,7 +55,24 @@ POD = "spec.template.spec"
 def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
     record: Record, status: int, fields: list[str], own: bool
 ) -> None:
-    assert is_own_fault(status, fields, record) is own
+    assert is_own_fault(status, fields, record, denied=False) is own
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "fields", "own"),
+    [
+        # The reason RequestEntityTooLarge of a ValidatingAdmissionPolicy.
+        (413, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: big", [], False),
+        (413, 'admission webhook "w.io" denied the request: too big', [], False),
+        (422, 'admission webhook "w.io" denied the request', ["metadata.labels[team]"], False),
+        (422, 'admission webhook "w.io" denied the request', [f"{POD}.containers[0].image"], True),
+    ],
+)
+def test_what_a_policy_demands_of_all_jobs_is_no_fault_of_one(
+    status: int, message: str, fields: list[str], own: bool
+) -> None:
+    error = ApiError(message, status=status, fields=fields)
+    assert is_own_fault(error.status, error.fields, NAMED, denied=error.denied) is own
 
 
 @pytest.mark.parametrize(
@@ -63,6 +81,8 @@ def test_a_refused_job_is_at_fault_only_for_what_it_has_set(
         ('jobs.batch "x" is forbidden: exceeded quota: jobs, requested: 1', PlaceKind.QUOTA),
         ('pods "x" is forbidden: failed quota: cpu: must specify limits.cpu', PlaceKind.QUOTA),
         ('jobs.batch is forbidden: User "u" cannot create resource "jobs"', PlaceKind.LAUNCH),
+        ("insufficient quota to match these scopes: [{PriorityClass In [gold]}]", PlaceKind.QUOTA),
+        ("status unknown for quota: gpus, resources: count/jobs.batch", PlaceKind.QUOTA),
         ('namespaces "x" not found', PlaceKind.LAUNCH),
         ('Internal error occurred: failed calling webhook "w"', PlaceKind.LAUNCH),
         ("no PriorityClass with name gold was found", PlaceKind.LAUNCH),
@@ -91,6 +111,8 @@ WHOLE = 'failed to pull and unpack image "r.io/a:7": failed to resolve reference
         (f"{WHOLE} dial tcp 127.0.0.1:1: connect: connection refused", False),
         ("pull access denied, repository may require authorization: unauthorized", False),
         ("code = NotFound desc = failed to prepare snapshot sha256:1: not found", False),
+        ("failed open: content at https://r.io/v2/a/blobs/sha256:1: not found", False),
+        ('failed to resolve reference "r.io/player:7": r.io/player:7: not found', True),
     ],
 )
 def test_only_a_registry_that_has_no_such_image_says_that_it_is_absent(
@@ -115,6 +137,9 @@ AWAY = f"{WHOLE} pulling from host r.io failed with status code [manifests 7]: 5
         ("InvalidImageName", "couldn't parse image name", PLAIN, PlaceKind.IMAGE),
         ("ErrImageNeverPull", "not present with pull policy of Never", NAMED, PlaceKind.IMAGE),
         ("CreateContainerConfigError", 'secret "x" not found', NAMED, PlaceKind.PODS),
+        ("CreateContainerConfigError", "container has runAsNonRoot and image will", NAMED, None),
+        ("ErrImagePull", "write /var/lib/x: no space left on device", PLAIN, None),  # of the node
+        ("CreateContainerError", "failed to reserve container name", CONTAINER, PlaceKind.PODS),
         ("CreateContainerError", "no command specified", CONTAINER, None),
         ("CreateContainerError", "no command specified", PLAIN, PlaceKind.PODS),
         ("CreateContainerError", "no space left on device", PLAIN, None),  # of the node
@@ -125,6 +150,21 @@ def test_a_container_that_does_not_start_holds_what_others_would_meet(
 ) -> None:
     seen = read_status(a_pod(waiting(reason, message)))
     assert without_own_fault(seen, record).holds == holds
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "holds"),
+    [
+        ("CrashLoopBackOff", "back-off 10s restarting failed container", PlaceKind.PODS),
+        ("ErrImagePull", "mesh/proxy:9: not found", PlaceKind.IMAGE),
+        ("InvalidImageName", "couldn't parse image name", PlaceKind.IMAGE),
+    ],
+)
+def test_an_injected_container_that_does_not_start_is_no_fault_of_the_job(
+    reason: str, message: str, holds: PlaceKind
+) -> None:
+    pod = a_pod(waiting("PodInitializing"), inits=[waiting(reason, message, "mesh-proxy")])
+    assert without_own_fault(read_status(pod), NAMED).holds == holds
 
 
 @pytest.mark.parametrize(
