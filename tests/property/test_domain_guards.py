@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import redis
 
 from gpuqueue.store.keys import class_key
-from tests.property.test_node_domains import AB, Queue
+from tests.property.test_node_domains import AB, T4, Queue
 
 pytestmark = pytest.mark.integration
 
@@ -38,3 +40,9 @@ def test_an_attempt_leaves_its_node_where_no_decision_follows(queue: Queue) -> N
     queue.client.hset(class_key("t4", "gate"), "nodes_of", "other")
     queue.ends("s")
     assert queue.client.exists(f"{class_key('t4', 'domains')}:held") == 0
+
+
+def test_a_class_of_one_domain_keeps_nothing_of_domains(schedule_redis: redis.Redis) -> None:
+    queue = Queue(schedule_redis, replace(T4, domain=None))
+    assert queue.send("s1") + queue.send("s2") == ["s1@None", "s2@None"]
+    assert queue.kept() == []
