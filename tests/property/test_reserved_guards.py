@@ -167,6 +167,22 @@ def test_a_job_before_it_gets_the_node_that_it_would_get_alone(schedule_redis: r
     assert (kept(queue)[0], queue.gate("reserved_for")) == ("a", "V")
 
 
+def test_tenants_take_turns_behind_it_also_after_a_job_that_no_node_takes(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Several(schedule_redis, NODES, nodes={"a": 4, "c": 2})
+    for name, gpus in (("c1", 1), ("c2", 1), ("in-a", 4)):
+        queue.send(name, gpus)
+    assert queue.send("W", 4, tenant="white", priority=0) == []
+    for name, gpus, tenant, priority in (
+        ("r1", 4, "red", 0),
+        ("b1", 1, "blue", 0),
+        ("r2", 1, "red", 5),
+    ):
+        assert queue.send(name, gpus, tenant=tenant, priority=priority) == []
+    assert queue.end("c1") == ["b1"]
+
+
 # -- the node that drains for a job of one GPU -----------------------------------------------------
 
 ONE = GpuClass("t4", shared_slots=2, exclusive_slots=2, exclusive_patience=1, domain="node")
