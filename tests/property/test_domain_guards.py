@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -71,14 +72,14 @@ def test_a_cluster_that_is_back_stops_no_machine_whose_gpus_count_by_now(queue: 
     line = Line(queue.client, site=Site(host="machine"), devices={"t4": 2})
     assert line.admit(gpus) == []
     queue.line.announce([T4], 30)
-    job = {"delivery": "s", "id": "s", "isolation": "shared", "gpu_class": "t4"}
+    job: Any = {"delivery": "s", "id": "s", "isolation": "shared", "gpu_class": "t4"}
     assert len(line.take_in(gpus, job, "{}").granted) == 1
 
 
 # -- pods that go on -------------------------------------------------------------------------------
 
 
-def test_a_pod_on_a_node_that_is_none_of_the_class_any_more_goes_on_with_no_job(
+def test_a_pod_on_a_node_that_has_left_the_class_goes_on_with_no_job(
     schedule_redis: redis.Redis,
 ) -> None:
     pod = Instance(schedule_redis, POD)

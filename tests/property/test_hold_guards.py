@@ -160,7 +160,7 @@ def hold(here: Machine, name: str, **more: Any) -> None:
     here.client.hset(class_key("t4", "places"), name, json.dumps(entry))
 
 
-def test_an_attempt_lets_one_try_the_hold_of_its_own_step_alone(
+def test_an_attempt_lets_one_try_the_hold_of_that_step_alone(
     machine: Callable[..., Machine],
 ) -> None:
     """A pod that was created says that there is quota; one with a node, that there is room."""
