@@ -18,26 +18,33 @@ from gpuqueue.store import scripts
 from tests.mutants.derive import mutants
 
 _ELSEIF = re.compile(r"^(\s*elseif )(.+)( then)$")
-#: One name more: Lua allows 200 in a function.
+#: No name more: Lua allows 200 in a function, and 60 of those around it. The functions within the
+#: first one are called by it.
 _BEFORE = """
-local reached = setmetatable({}, {__call = function(all, line)
-  if not all[line] then
-    all[line] = true
-    all[#all + 1] = line
+do
+  local reached = setmetatable({}, {__call = function(all, line)
+    if not all[line] then
+      all[line] = true
+      all[#all + 1] = line
+    end
+    return true
+  end})
+  function reached.run(verb)
+    if reached.runs then return verb() end
+    reached.runs = true
+    local well, answer = pcall(verb)
+    for i = 1, #reached, 20 do
+      local last = math.min(i + 19, #reached)
+      redis.log(redis.LOG_WARNING, 'reached ' .. table.concat(reached, ' ', i, last))
+    end
+    if not well then error(answer, 0) end
+    return answer
   end
-  return true
-end})
-"""
-_VERB, _ENDS = "return (function()\n", "end)()\n"
-#: A line of the log has 1,023 bytes at most.
-_AFTER = """end)
-for i = 1, #reached, 20 do
-  local last = math.min(i + 19, #reached)
-  redis.log(redis.LOG_WARNING, 'reached ' .. table.concat(reached, ' ', i, last))
+  K.reached = reached
 end
-if not reached.well then error(reached.answer, 0) end
-return reached.answer
 """
+#: A line of the log has 1,023 bytes at most, so each of the above names 20 lines.
+_VERB, _END = "return (function()\n", "end)()\n"
 
 
 def where(file: str, number: int) -> str:
@@ -112,13 +119,11 @@ def _saying(file: str, text: str, lines: dict[str, set[int]]) -> str:
     if text.startswith("local K = {"):
         return text + _BEFORE
     if not file:
-        return {_VERB: "reached.well, reached.answer = pcall(function()\n", _ENDS: _AFTER}.get(
-            text, text
-        )
+        return text.replace(_VERB, "return K.reached.run(function()\n").replace(_END, "end)\n")
     changed = text.split("\n")
     for number in lines.get(file, ()):
         line = changed[number - 1]
-        says = f"reached('{where(file, number)}')"
+        says = f"K.reached('{where(file, number)}')"
         match = _ELSEIF.match(line)
         changed[number - 1] = (
             f"{match[1]}{says} and ({match[2]}){match[3]}" if match else f"{says} {line}"

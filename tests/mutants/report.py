@@ -29,9 +29,9 @@ def are_of_one(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _of(found: dict[str, Any], of: str) -> str:
     tried, live = found["mutants"], len(found["live"])
-    later = f"; those that lived there again with the tests of {found.get('again')}"
+    later = f"; those that lived, again at {found.get('again')}"
     return (
         f"Of {found['of']} {of}, {tried} were tried: {found['caught']} were caught,"
-        f" {found['equivalent']} behave as the script does, and {live} lived.\n"
+        f" {found['equivalent']} behave alike, and {live} lived.\n"
         f"Commit {found['commit']}, {found['date']}{later if 'again' in found else ''}."
     )

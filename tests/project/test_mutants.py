@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
@@ -16,11 +17,14 @@ from tests.mutants.reach import reached, where
 def test_scripts_say_which_of_their_lines_they_reach() -> None:
     with reached() as new, EmbeddedRedis() as server:
         client = connect(server.url)
-        Line(client).open("t4")
+        line = Line(client)
+        line.open("t4")
+        assert line.admit(GpuClass("t4", shared_slots=1, exclusive_slots=1)) == []
         lines = new()
         client.close()
         assert new() == set()
     assert {where(each.file, each.number) for each in mutants(["open.lua"])} <= lines
+    assert any(each.startswith("lib/admission.lua:") for each in lines), "a function in another"
     assert not lines & {where(each.file, each.number) for each in mutants(["claim.lua"])}
 
 

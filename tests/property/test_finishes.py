@@ -4,6 +4,7 @@ count, for a time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.model.record import Record
 from gpuqueue.store import places
 from gpuqueue.store.attempts import FREE_FOR
+from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
 from gpuqueue.store.reader import Reader
@@ -232,7 +234,23 @@ def test_a_finisher_that_lost_its_job_holds_nothing(job: Finishing) -> None:
     job.now += 200
     begun(job, "j", "f2")
     assert job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "full") is None
+    assert job.line.finish_held("t4", "lost", "f1", CLASS_PLACE, "full") is None
     assert places.of(job.client, "t4") == []
+
+
+def test_a_hold_that_is_cleared_leaves_a_job_to_its_finisher(job: Finishing) -> None:
+    begun(job, "j", "f1")
+    assert job.line.finish_held("t4", "j", "f1", CLASS_PLACE, "x" * 1000)
+    key = class_key("t4", "places")
+    entry = json.loads(str(job.client.hget(key, CLASS_PLACE)))
+    assert len(entry["error"]) == 1000, "the words of a registry come last"
+    job.now += 10
+    noted = {name: entry[name] for name in ("failures", "jobs", "last")}
+    job.client.hset(key, CLASS_PLACE, json.dumps(noted))
+    begun(job, "j", "f2")
+    free_at = job.client.zscore(class_key("t4", "finishing"), "j")
+    places.clear(job.client, "t4", CLASS_PLACE)
+    assert job.client.zscore(class_key("t4", "finishing"), "j") == free_at
 
 
 def test_an_application_that_failed_leaves_the_callbacks_to_their_names(job: Finishing) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind, Site
 from gpuqueue.model.reasons import EndReason
@@ -148,3 +149,67 @@ def test_a_refusal_on_a_host_or_of_no_image_holds_no_job(
     here.end_all()
     assert here.record("a")["state"] == "delayed"
     assert here.set_aside() == set()
+
+
+# -- whom a step lets try a hold -------------------------------------------------------------------
+
+
+def hold(here: Machine, name: str, **more: Any) -> None:
+    entry = {"failures": 1, "jobs": {}, "last": here.now, "until": here.now + 100, "pause": 100}
+    entry = {field: value for field, value in (entry | more).items() if value is not None}
+    here.client.hset(class_key("t4", "places"), name, json.dumps(entry))
+
+
+def test_an_attempt_lets_one_try_the_hold_of_that_step_alone(
+    machine: Callable[..., Machine],
+) -> None:
+    """A pod that was created says that there is quota; one with a node, that there is room."""
+    here = pods(machine, lambda record: "success")
+    here.submit("a")
+    attempt = Attempt.of(here.started[0])
+    here.line.observed([Observation(attempt, pod="p")])
+    hold(here, "quota:t4")
+    hold(here, "scheduling:t4")
+    here.line.observed([Observation(attempt, pod="p", node="n")])
+    assert here.places()["quota:t4"]["until"] == here.now + 100
+    assert here.places()["scheduling:t4"]["until"] == here.now
+    hold(here, "scheduling:t4")
+    ExecutorAttempt(here.client, attempt, here.started[0]["token"]).claim("ns/j/u", "w")
+    assert {each["until"] for each in here.places().values()} == {here.now + 100}
+
+
+@pytest.mark.parametrize("until", [None, -5])
+def test_an_end_changes_no_hold_that_keeps_none_from_its_start(
+    machine: Callable[..., Machine], until: float | None
+) -> None:
+    here = pods(machine, lambda record: "error")
+    here.submit("a")
+    hold(here, "quota:t4", until=until and here.now + until)
+    before = here.places()
+    here.end_all()
+    assert here.record("a")["state"] == "ended"
+    assert here.places() == before
+
+
+def test_a_pod_that_has_a_node_does_not_disprove_that_its_start_is_refused(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "pods")
+    here.submit("a")
+    here.end_all()
+    places.clear(here.client, "t4", "pods:t4")
+    [again] = here.line.admit(here.gpu_class)
+    here.line.observed([Observation(Attempt.of(again), pod="p", node="n")])
+    here.end(again)
+    assert here.set_aside() == set(), "the job may be at fault itself"
+
+
+def test_a_hold_stays_that_another_job_tries_by_now(machine: Callable[..., Machine]) -> None:
+    here = pods(machine, lambda record: "launch")
+    here.submit("a", "b")
+    here.end_all()
+    here.now += 2
+    [probe] = here.line.admit(here.gpu_class)
+    hold(here, "launch:t4", probe="b#2", delivery="b")
+    here.line.observed([Observation(Attempt.of(probe), pod="p")])
+    assert here.set_aside() == {"launch:t4"}

@@ -6,6 +6,9 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.attempt import Attempt
+from gpuqueue.model.ends import End
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.tenant import ClassRules, TenantRule
 from tests.property.tenants import TenantQueue
 
@@ -26,6 +29,16 @@ def test_what_was_used_without_a_half_life_never_counts(queue: TenantQueue) -> N
     queue.tenants.set("t4", {}, 3600)
     [tenant] = queue.tenants.of("t4").tenants
     assert (tenant.gpu_seconds, tenant.decayed) == (25, 0)
+
+
+def test_an_attempt_that_has_lost_its_slot_is_charged_no_further(queue: TenantQueue) -> None:
+    queue.send("a")
+    queue.after(10)
+    attempt = Attempt.of(queue.holding["a-1"])
+    queue.client.zrem(queue.key("holders_shared"), attempt.holder)
+    assert not queue.line.release(WIDE, attempt, End(EndReason.ERROR, "gone")).freed
+    [tenant] = queue.tenants.of("t4").tenants
+    assert tenant.gpu_seconds == 0
 
 
 def test_a_file_leaves_rules_that_it_does_not_name_and_a_half_life(queue: TenantQueue) -> None:

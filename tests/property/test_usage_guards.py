@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gpuqueue.model.ends import End
-from gpuqueue.model.names import SHARED
+from gpuqueue.model.names import EXCLUSIVE, SHARED
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.usage import Use
 from gpuqueue.store import usage
@@ -207,3 +207,59 @@ def test_a_day_is_archived_once(queue: Accounted) -> None:
     queue.succeed("j1#1")
     queue.note(T4)
     assert queue.client.hget(class_key("t4", "usage"), "#archived") == archived
+
+
+def capacities(queue: Accounted) -> list[tuple[str, float]]:
+    return queue.client.zrange(class_key("t4", "capacity"), 0, -1, withscores=True)  # type: ignore[return-value]
+
+
+def test_what_a_clock_that_was_ahead_has_noted_holds_from_now_on(queue: Accounted) -> None:
+    queue.now += 100
+    queue.note(T4)
+    queue.now -= 100
+    queue.note(T4)
+    assert [at for _, at in capacities(queue)] == [queue.now * SECOND]
+
+
+def test_shared_jobs_of_a_class_without_exclusive_slots_keep_their_shares(
+    queue: Accounted,
+) -> None:
+    queue.note(replace(T4, exclusive_slots=0))
+    for _ in range(4):
+        queue.submit(SHARED)
+    queue.wait(SECOND)
+    queue.note(replace(T4, shared_slots=2, exclusive_slots=0))
+    queue.wait(SECOND)
+    queue.check()
+
+
+NODES = replace(T4, exclusive_slots=2, domain="node")
+SLOTS = {SHARED: 4, EXCLUSIVE: 4}
+
+
+def test_exclusive_jobs_keep_their_shares_when_an_idle_node_has_left(queue: Accounted) -> None:
+    queue.line.set_nodes(NODES, {"a": SLOTS, "b": SLOTS})
+    queue.nodes = {"a", "b"}
+    queue.note(NODES)
+    for _ in range(4):
+        queue.submit(EXCLUSIVE)
+    queue.line.set_nodes(NODES, {"a": SLOTS})
+    now = json.loads(str(queue.client.hget(class_key("t4", "usage"), "#now")))
+    assert (now["domains"], now["exclusive"]) == (1, 4)
+
+
+def test_nodes_that_were_listed_before_a_leader_is_back_are_noted_once(
+    queue: Accounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "ABSENT", 3600.0)
+    queue.nodes = set()
+    queue.set_nodes("a")
+    queue.note(NODES)
+    queue.wait(60 * SECOND)
+    queue.note(NODES)
+    queue.wait(7200 * SECOND)
+    queue.set_nodes("a", "b")
+    before = capacities(queue)
+    queue.wait(10 * SECOND)
+    queue.note(NODES)
+    assert len(capacities(queue)) == len(before) + 1, "that it had nothing meanwhile"

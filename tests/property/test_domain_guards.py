@@ -1,0 +1,117 @@
+"""Classes of several domains: what keeps a decision right where something is lost or missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.model.place import Site
+from gpuqueue.store.attempts import ExecutorAttempt
+from gpuqueue.store.keys import class_key
+from gpuqueue.store.line import Line
+from tests.property.going_on import POD, Instance
+from tests.property.test_node_domains import AB, SLOTS, T4, Queue
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def queue(schedule_redis: redis.Redis) -> Queue:
+    return Queue(schedule_redis)
+
+
+def test_a_shared_job_waits_for_no_exclusive_one_where_none_runs(queue: Queue) -> None:
+    queue.nodes({"a": {"shared": 0, "exclusive": 1}})
+    assert queue.send("s") == []
+    assert queue.why("s") == "NO_FREE_SLOT"
+
+
+@pytest.mark.parametrize("isolation", ["shared", "exclusive"])
+def test_a_job_whose_turn_was_lost_is_not_said_to_lack_a_slot(queue: Queue, isolation: str) -> None:
+    queue.send("j", isolation, tenant="red")
+    queue.nodes(AB)
+    queue.client.delete(class_key("t4", "tenant_order"))
+    assert queue.why("j") == "BEHIND_OTHERS"
+    assert queue.admit() == ["j@a"]
+
+
+def test_an_attempt_leaves_its_node_where_no_decision_follows(queue: Queue) -> None:
+    """The nodes of the class are those of another cluster by now."""
+    queue.nodes(AB)
+    assert queue.send("s") == ["s@a"]
+    queue.client.hset(class_key("t4", "gate"), "nodes_of", "other")
+    queue.ends("s")
+    assert queue.client.exists(f"{class_key('t4', 'domains')}:held") == 0
+
+
+def test_a_class_of_one_domain_keeps_nothing_of_domains(schedule_redis: redis.Redis) -> None:
+    queue = Queue(schedule_redis, replace(T4, domain=None))
+    assert queue.send("s1") + queue.send("s2") == ["s1@None", "s2@None"]
+    assert queue.kept() == []
+
+
+def test_a_planned_limit_counts_until_the_application_tells_its_own(queue: Queue) -> None:
+    queue.nodes(AB)
+    queue.send("s", planned_limit=100.0)
+    executor = ExecutorAttempt(queue.client, queue.attempt("s"), queue.running["s"]["token"])
+    executor.claim("ns/j/u", "w", 60.0)
+    assert queue.record("s")["planned_limit"] == 100
+    executor.loaded()
+    assert "planned_limit" not in queue.record("s")
+
+
+def test_a_cluster_that_is_back_stops_no_machine_whose_gpus_count_by_now(queue: Queue) -> None:
+    queue.line.announce([T4], 30)
+    queue.line.set_nodes(T4, AB, 0, "cluster")
+    queue.now += 100
+    gpus = GpuClass("t4", shared_slots=1, exclusive_slots=1, domain="device").on(2)
+    line = Line(queue.client, site=Site(host="machine"), devices={"t4": 2})
+    assert line.admit(gpus) == []
+    queue.line.announce([T4], 30)
+    job: Any = {"delivery": "s", "id": "s", "isolation": "shared", "gpu_class": "t4"}
+    assert len(line.take_in(gpus, job, "{}").granted) == 1
+
+
+# -- pods that go on -------------------------------------------------------------------------------
+
+
+def test_a_pod_on_a_node_that_has_left_the_class_goes_on_with_no_job(
+    schedule_redis: redis.Redis,
+) -> None:
+    pod = Instance(schedule_redis, POD)
+    pod.gpu_class = replace(T4, shared_slots=1)
+    pod.announce()
+    pod.line.set_nodes(pod.gpu_class, {"n1": {"shared": 1, "exclusive": 1}})
+    pod.start()
+    assert pod.submit("next") == []
+    pod.line.set_nodes(pod.gpu_class, {"n2": SLOTS})
+    assert pod.answer() in ("none", "waits")
+    assert [each["domain"] for each in pod.line.admit(pod.gpu_class)] == ["n2"]
+
+
+def test_a_look_at_the_next_job_of_a_pod_reserves_nothing(schedule_redis: redis.Redis) -> None:
+    pod = Instance(schedule_redis, POD)
+    pod.gpu_class = T4
+    pod.announce()
+    pod.line.set_nodes(T4, {"n1": {"shared": 2, "exclusive": 3}})
+    pod.start(isolation="exclusive")
+    assert len(pod.submit("b", "c", isolation="exclusive")) == 2
+    pod.submit("W", isolation="exclusive", gpus=3)
+    gate = class_key("t4", "gate")
+    pod.client.hdel(gate, "reserved", "reserved_for")
+    assert pod.answer(reuses=True) == "none"
+    assert pod.client.hmget(gate, "reserved", "reserved_for") == [None, None]
+
+
+def test_a_pod_of_no_known_node_waits_beside_jobs_of_the_other_isolation(
+    schedule_redis: redis.Redis,
+) -> None:
+    pod = Instance(schedule_redis, replace(POD, node=None), slots=2)
+    pod.start(isolation="exclusive")
+    assert (pod.answer(), pod.called()) == ("waits", True)
+    assert len(pod.submit("s", warm=None)) == 1
+    assert pod.called() is True
