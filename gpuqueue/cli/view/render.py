@@ -30,18 +30,23 @@ def emit(value: Any) -> None:
 
 def plain(text: object) -> str:
     """Return a name of senders in one line, cut, without what a terminal would obey."""
-    return _clean(str(text)[:LONGEST_NAME])
+    return _clean(str(text)[:LONGEST_NAME], "")
+
+
+def readable(text: object) -> str:
+    """Return a text of senders, with its lines and tabs, without what a terminal would obey."""
+    return _clean(str(text), "\n\t")
 
 
 def safe(text: object) -> str:
-    """Return a text of senders for a console: its lines, without what a terminal would obey, and
-    without markup.
-    """
-    return escape("\n".join(map(_clean, str(text).expandtabs().split("\n"))))
+    """Return a text of senders for a console: as :func:`readable`, and without markup."""
+    return escape(readable(text))
 
 
-def _clean(line: str) -> str:
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
+def _clean(text: str, kept: str) -> str:
+    return "".join(
+        each if each.isprintable() or each in kept else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
 
 
 def table(

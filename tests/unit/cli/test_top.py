@@ -256,6 +256,7 @@ def test_tables_and_sentences_of_commands_cannot_steer_the_terminal() -> None:
     found = out.file.getvalue()  # type: ignore[attr-defined]
     assert not {"\x1b", "\r", "\u202e"} & set(found)
     assert found.count("[red]\ufffd[2Jx\ufffdy\ufffd") == 4 and "\nnext line" in found
+    assert render.readable(f"{evil}\n") == "[red]\ufffd[2Jx\ufffdy\ufffd\tz\n", "as it is else"
 
 
 def test_before_the_first_frame_only_the_problem_is_shown() -> None:
