@@ -96,6 +96,9 @@ class Application:
             self._known[image] = profile
             if not kept:
                 self._unkept = profile
+            if not image:  # one dispatcher writes one form of results: that of the class's image
+                self._app.conf.result_extended = profile.extended
+                self._app.conf.task_store_errors_even_if_ignored = profile.errors_if_ignored
             differing = self._differing(profile, image)
             if not profile.has_results_of(self._own):
                 logger.info(

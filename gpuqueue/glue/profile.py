@@ -39,6 +39,8 @@ def profile_of(app: Celery, told: str | None = None) -> Profile:
         also=places_of(backend, prefix, str(conf.broker_url or ""), told),
         time_limit=_limit(conf.task_time_limit),
         time_limits=_limits_of_tasks(app),
+        extended=bool(conf.result_extended),
+        errors_if_ignored=bool(conf.task_store_errors_even_if_ignored),
     )
 
 

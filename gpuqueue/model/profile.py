@@ -30,6 +30,9 @@ class Profile:
 
     ``time_limits`` are the hard limits in seconds that tasks declare in code, by task; None: not
     known. ``time_limit`` is that of all other tasks; None: they have none.
+
+    ``extended``: results have the name and arguments of the task. ``errors_if_ignored``: errors of
+    tasks with ``ignore_result`` are stored.
     """
 
     steps: tuple[int, ...]
@@ -46,6 +49,8 @@ class Profile:
     also: tuple[str, ...] = ()
     time_limit: float | None = None
     time_limits: Mapping[str, float] | None = None
+    extended: bool = False
+    errors_if_ignored: bool = False
 
     @classmethod
     def parse(cls, found: object) -> Self | None:

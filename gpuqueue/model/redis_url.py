@@ -62,6 +62,17 @@ def is_redis(url: str | None) -> TypeGuard[str]:
     return bool(url) and str(url).startswith(("redis", "unix://", sentinel_url.SCHEME))
 
 
+def has_wrong_port(url: str) -> bool:
+    """Whether an address of one Redis names a port that is no number, or too large."""
+    if sentinel_url.is_sentinel(url):
+        return False  # of several addresses: sentinel_url tells which is wrong
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return True
+    return False
+
+
 def uses_tls(url: str) -> bool:
     """Whether a client of this address uses TLS."""
     if sentinel_url.is_sentinel(url):

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpuqueue.errors import SettingsError
 from gpuqueue.model import celery_redis
 from gpuqueue.model.celery_redis import CeleryRedis
-from gpuqueue.model.redis_url import mask, tls_problems
+from gpuqueue.model.redis_url import has_wrong_port, mask, tls_problems
 
 
 def named(*names: str) -> AliasChoices:
@@ -83,6 +83,11 @@ class RedisSettings(EnvironmentSettings):
             if url and not url.startswith(schemes):
                 raise ValueError(
                     f"{alias}={mask(url)!r} is not Redis; use one of {', '.join(schemes)}"
+                )
+            if url and has_wrong_port(url):
+                raise ValueError(
+                    f"{alias}={mask(url)!r} has a port that is none; use a number from 1 to 65535,"
+                    " and write / ? # of a password as %2F %3F %23"
                 )
         return self
 

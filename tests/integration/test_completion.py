@@ -105,6 +105,17 @@ def test_a_thousand_finishes_leave_nothing_in_the_process(app: Celery, silent: N
     assert counted() - before < NUMBERS / 2, "objects: far fewer than one for each finish"
 
 
+@pytest.mark.parametrize("reason", ["EXPIRED", "CANCELLED", "REJECTED"])
+def test_an_ignored_error_is_stored_where_the_application_sets_so(
+    app: Celery, reason: str, silent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(app.conf, "task_store_errors_even_if_ignored", True)
+    monkeypatch.setitem(app.conf, "result_extended", True)
+    meta = finish(app, f"ignored-{reason}", "shop.add", reason, ignore_result=True, error="no")
+    assert meta["status"] == (states.FAILURE if reason == "REJECTED" else states.REVOKED)
+    assert (meta["name"], meta["args"]) == ("shop.add", ["tool:1"])
+
+
 class Dispatch(Task):  # type: ignore[misc]
     """The task of the dispatcher itself."""
 

@@ -84,7 +84,7 @@ def test_messages_are_listed_and_shown_as_they_were_sent(broker: Broker) -> None
     shown = broker.call("dead", "show", "job-1")
     assert text.decode() in shown
     assert "after 1 tries: no task id" in shown
-    assert "? not JSON" in broker.call("dead", "show", second["id"])
+    assert "\ufffd not JSON" in broker.call("dead", "show", second["id"])
     assert broker.json("dead", "show", "unknown", status=1) == []
 
 

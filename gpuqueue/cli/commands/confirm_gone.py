@@ -41,7 +41,7 @@ def confirm_gone(node: str, yes: bool, as_json: bool) -> int:
         click.echo(f"{len(attempts)} attempts hold slots on node {node}:")
         for name, each in attempts:
             stands = ": ".join(filter(None, (each.get("wait"), each.get("detail"))))
-            click.echo(f"  {each['id']}  {name} {each['isolation']}  {stands}")
+            click.echo(render.plain(f"  {each['id']}  {name} {each['isolation']}  {stands}"))
         click.echo(
             "They end as NODE_LOST, their slots become free, and their jobs get new attempts."
             " If a process still runs there, it shares its GPU with the next job."

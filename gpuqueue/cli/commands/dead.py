@@ -47,7 +47,7 @@ def dead(context: click.Context, as_json: bool) -> None:
 @click.argument("letter_id", metavar="ID")
 @render.json_option
 def show(letter_id: str, as_json: bool) -> int:
-    """Show one message: its error, and its text as its sender wrote it.
+    """Show one message: its error, and its text, which --json has as its sender wrote it.
 
     ID is that of the list, or a task id.
 
@@ -62,8 +62,9 @@ def show(letter_id: str, as_json: bool) -> int:
     else:
         for each in letters:
             since = render.ago(each.last, now)
-            click.echo(f"{each.id}: set aside {since} ago after {each.tries} tries: {each.error}")
-            click.echo(each.message.encode(errors="replace").decode())
+            told = f"{each.id}: set aside {since} ago after {each.tries} tries: {each.error}"
+            click.echo(render.readable(told))
+            click.echo(render.readable(each.message))
     return 0 if letters else UNKNOWN
 
 

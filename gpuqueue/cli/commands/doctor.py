@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 import click
-from rich.markup import escape
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.checks import (
@@ -177,8 +176,7 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
 
 def _show(each: Check) -> None:
     out = render.console()
-    out.print(
-        f"[{_COLOURS[each.level]}]{each.level:<4}[/]  {escape(each.name)}: {escape(each.saw)}"
-    )
+    told = render.safe(f"{each.name}: {each.saw}")
+    out.print(f"[{_COLOURS[each.level]}]{each.level:<4}[/]  {told}")
     if each.fix:
-        out.print(f"      {escape(each.fix)}")
+        out.print(f"      {render.safe(each.fix)}")

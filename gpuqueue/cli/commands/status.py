@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from gpuqueue.classes.gpu_class import CLASS, DEVICE, NODE
@@ -138,12 +137,10 @@ def show(out: Console, found: dict[str, Any]) -> None:
     elif not alive:
         out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
     else:
-        out.print(
-            "dispatchers:"
-            f" {escape(', '.join(f'{each} (leads)' if each == leader else each for each in alive))}"
-        )
+        names = (f"{each} (leads)" if each == leader else each for each in alive)
+        out.print(render.safe(f"dispatchers: {', '.join(names)}"))
     for queue, total in found["unaccepted"].items():
-        out.print(f"{total} in {escape(queue)} not yet taken by a dispatcher")
+        out.print(f"{total} in {render.safe(queue)} not yet taken by a dispatcher")
     for each in found["classes"]:
         _show_class(out, each, found["now"])
 
@@ -160,15 +157,15 @@ def _show_class(out: Console, each: dict[str, Any], now: float) -> None:
         counts.append(f"idle pods {each['idle_pods']}")
     if each["gate"]:
         counts.append(f"gate {'closed for an exclusive job' if each['gate']['closed'] else 'open'}")
-    out.print(f"\n[bold]{escape(each['name'])}[/]  {', '.join([*slots, *counts])}")
+    out.print(f"\n[bold]{render.safe(each['name'])}[/]  {', '.join([*slots, *counts])}")
     if not each["served"]:
         out.print(f"[bold red]{NOT_SERVED}[/]")
     if each["domains"]:
-        out.print(escape(f"{'nodes' if each['domain'] == NODE else 'GPUs'}  {_domains(each)}"))
+        out.print(render.safe(f"{'nodes' if each['domain'] == NODE else 'GPUs'}  {_domains(each)}"))
     for one in each["places"]:
         if one["set_aside"]:
             words = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
-            out.print(f"[bold red]{escape(words.partition(chr(10))[0])}[/]")
+            out.print(f"[bold red]{render.safe(words.partition(chr(10))[0])}[/]")
     if each["holders"]:
         columns: tuple[str, ...] = ("RUNNING", "NAME", "ISOLATION", "STATE", "ATTEMPT")
         keys: tuple[str, ...] = ("id", "name", "isolation", "stands", "attempt")

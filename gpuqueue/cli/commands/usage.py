@@ -15,7 +15,6 @@ import click
 
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.state import State, open_state
-from gpuqueue.cli.view.top_text import plain
 from gpuqueue.model.names import INTERNAL
 from gpuqueue.model.usage import DAY, HOUR, Had, Report, Sums, Use, report, rounded
 from gpuqueue.store.usage import Usage
@@ -245,7 +244,7 @@ def show(found: dict[str, Any], by: str, window: Window) -> None:
 
 
 def _row(name: str, cells: list[str]) -> str:
-    name = plain(name)
+    name = render.plain(name)
     if len(name) > _WIDTH:
         name = f"{name[: _WIDTH - 1]}…"
     widths = (8, 10, 8, 9, 9, 7)

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.cli.view import render
@@ -186,7 +185,7 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
     """Print the answer for people."""
     name = found.get("name") or found.get("task") or ""
     where = f"{found['gpu_class']} {found['isolation']}"
-    out.print(f"[bold]{escape(found['id'])}[/]  {escape(name)}  {escape(where)}")
+    out.print(f"[bold]{_name(found['id'])}[/]  {_name(name)}  {_name(where)}")
     out.print(
         f"state: {STATES.get(found['state'], found['state'])}"
         + (" (stop requested)" if found["cancel_asked"] else "")
@@ -197,47 +196,51 @@ def show(out: Console, found: dict[str, Any], now: float) -> None:
             + (f": {found['explanation']}" if found["explanation"] else "")
         )
     if found.get("task_state"):
-        out.print(f"the task says: {escape(shown(found))}")
+        out.print(f"the task says: {render.safe(shown(found))}")
     if found.get("detail"):
-        out.print(f"detail: {escape(found['detail'])}")
+        out.print(f"detail: {render.safe(found['detail'])}")
     for each in found.get("places", ()):
         words = f"{each['place']}: {render.next_try(each, now)}: {each['error']}"
-        out.print(f"place: {escape(words)}")
+        out.print(f"place: {render.safe(words)}")
     for each in found.get("silent", ()):
         words = f"{each['id']} holds a slot on node {each.get('node', 'unknown')}: {each['wait']}"
-        out.print(f"silent: {escape(': '.join(filter(None, (words, each.get('detail')))))}")
+        out.print(f"silent: {render.safe(': '.join(filter(None, (words, each.get('detail')))))}")
     if nodes := sorted({each["node"] for each in found.get("silent", ()) if each.get("node")}):
         fix = " or ".join(f"`gpuqueue confirm-gone {node}`" for node in nodes)
-        out.print(escape(f"  if that machine is off, {fix} frees its slots"))
+        out.print(render.safe(f"  if that machine is off, {fix} frees its slots"))
     if found["error"]:
-        out.print(f"error: {escape(found['error'])}")
+        out.print(f"error: {render.safe(found['error'])}")
     if found["state"] in BEFORE_SLOT and not found["dispatchers"]:
         out.print(f"[bold red]{NO_DISPATCHER_NOW}[/]")
     if found.get("place"):
         out.print(f"place: {found['place']} among the {found['isolation']} jobs of its class")
     if found.get("start"):
-        out.print(escape(f"start: {start_range(found['start'], now)}"))
+        out.print(render.safe(f"start: {start_range(found['start'], now)}"))
     if found.get("if"):
         changes = {key: value for key, value in found["if"].items() if key != "start"}
         words = ", ".join(f"{key}={value}" for key, value in changes.items())
-        out.print(escape(f"start if {words}: {start_range(found['if']['start'], now)}"))
+        out.print(render.safe(f"start if {words}: {start_range(found['if']['start'], now)}"))
     if found.get("memory_used"):
         figures = (found["memory"], found["memory_used"], found["memory_runs"])
         out.print(f"memory: its task {asked_and_used(*figures)}")
     if found.get("attempt"):
         out.print(
             f"attempt: {found['attempt']}"
-            + (f" on {escape(found['worker'])}" if found.get("worker") else "")
+            + (f" on {render.safe(found['worker'])}" if found.get("worker") else "")
         )
     for key, name in _FACTS.items():
         if found.get(key) not in (None, ""):
-            out.print(f"{name}: {escape(_fact(key, found[key]))}")
+            out.print(f"{name}: {render.safe(_fact(key, found[key]))}")
     for key in MOMENTS:
         if found.get(key):
             when = render.ago(found[key], now)
             out.print(f"{key}: {when if when.startswith('in ') else f'{when} ago'}")
     _list(out, "ahead in line (nearest last):", found.get("ahead"), now)
     _list(out, "running:", found.get("holders"), now)
+
+
+def _name(text: str) -> str:
+    return render.safe(render.plain(text))
 
 
 def _fact(key: str, value: Any) -> str:
@@ -253,6 +256,6 @@ def _list(out: Console, title: str, jobs: list[dict[str, Any]] | None, now: floa
     for each in jobs:
         times = f"since {render.ago(each['since'], now)}" if each.get("since") else ""
         out.print(
-            f"  {escape(each['id'])}  {escape(each.get('name') or '')}  {each['isolation']} "
+            f"  {_name(each['id'])}  {_name(each.get('name') or '')}  {each['isolation']} "
             f" {times}".rstrip()
         )

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpuqueue.model.text import LONGEST_NAME
+
 #: Every reading command has it.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -26,15 +28,37 @@ def emit(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def plain(text: object) -> str:
+    """Return a name of senders in one line, cut, without what a terminal would obey."""
+    return _clean(str(text)[:LONGEST_NAME], "")
+
+
+def readable(text: object) -> str:
+    """Return a text of senders, with its lines and tabs, without what a terminal would obey."""
+    return _clean(str(text), "\n\t")
+
+
+def safe(text: object) -> str:
+    """Return a text of senders for a console: as :func:`readable`, and without markup."""
+    return escape(readable(text))
+
+
+def _clean(text: str, kept: str) -> str:
+    return "".join(
+        each if each.isprintable() or each in kept else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
     """Build a table of plain text; None is shown as an empty cell."""
+    title = None if title is None else safe(title)
     made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for column in columns:
-        made.add_column(column, overflow="fold")  # an id cut short cannot be copied
+        made.add_column(safe(column), overflow="fold")  # an id cut short cannot be copied
     for row in rows:
-        made.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        made.add_row(*("" if cell is None else safe(cell) for cell in row))
     return made
 
 

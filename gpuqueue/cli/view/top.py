@@ -39,6 +39,7 @@ def boxes(of: Mapping[str, Any]) -> list[dict[str, Any]]:
             "slots": {kind: slots[kind]["total"] for kind in ISOLATIONS},
             "held": {kind: slots[kind]["used"] for kind in ISOLATIONS},
             "drained": bool(of["gate"] and of["gate"]["closed"]),
+            "reserved": False,
             "set_aside": False,
         }
     ]

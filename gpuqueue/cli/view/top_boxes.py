@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from gpuqueue.cli.view.top_text import plain
+from gpuqueue.cli.view.render import plain
 from gpuqueue.model.names import EXCLUSIVE, SHARED
 
 #: The most cells of a box: a larger domain is drawn to scale.
@@ -26,9 +26,10 @@ TAKEN = Cell("■", "green", "shared")
 ALONE = Cell("█", "magenta", "exclusive")
 FREE = Cell("□", "", "free")
 DRAINED = Cell("▽", "yellow", "drains for an exclusive job")
+RESERVED = Cell("◇", "yellow", "reserved for a job of several GPUs")
 ASIDE = Cell("✕", "red", "set aside")
 TO_COME = Cell("·", "dim", "no node yet")
-CELLS = (TAKEN, ALONE, FREE, TO_COME, DRAINED, ASIDE)
+CELLS = (TAKEN, ALONE, FREE, TO_COME, DRAINED, RESERVED, ASIDE)
 
 
 def cells(one: Mapping[str, Any]) -> list[Cell]:
@@ -39,7 +40,8 @@ def cells(one: Mapping[str, Any]) -> list[Cell]:
     # An exclusive job has its GPU to itself: the only one fills the box.
     alone = min(_scaled(held[EXCLUSIVE], slots[EXCLUSIVE], many), many - shared)
     free = FREE if one.get("bound", True) else TO_COME
-    rest = ASIDE if one["set_aside"] else DRAINED if one["drained"] else free
+    kept = DRAINED if one["drained"] else RESERVED if one["reserved"] else free
+    rest = ASIDE if one["set_aside"] else kept
     return [TAKEN] * shared + [ALONE] * alone + [rest] * (many - shared - alone)
 
 

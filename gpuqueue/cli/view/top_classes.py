@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.top_boxes import ALONE, CELLS, TAKEN, box, cells, summary
-from gpuqueue.cli.view.top_text import Piece, commas, flow, plain, words
+from gpuqueue.cli.view.top_text import Piece, commas, flow, words
 from gpuqueue.cli.view.words import NOT_SERVED
 from gpuqueue.model.names import ISOLATIONS
 
@@ -53,7 +53,7 @@ def aside_lines(classes: Classes, now: float, most: int) -> Iterator[Text]:
     found = [one for each in classes for one in each["places"] if one["set_aside"]]
     for one in found[:most]:
         told = f"{one['place']}: {render.next_try(one, now)}: {one['error']}"
-        yield Text(plain(told.partition("\n")[0]), "red")
+        yield Text(render.plain(told.partition("\n")[0]), "red")
     if found[most:]:
         yield Text(f"and {len(found) - most} more (`gpuqueue places`)", "red")
 
@@ -61,7 +61,7 @@ def aside_lines(classes: Classes, now: float, most: int) -> Iterator[Text]:
 def class_lines(each: Mapping[str, Any], width: int, rows: int) -> Iterator[Text]:
     """Yield one class: its counts, and its domains as boxes in so many rows."""
     yield from flow(
-        [Text(f"{plain(each['name'])} ", "bold"), *commas(_counts(each))], width, indent="  "
+        [Text(f"{render.plain(each['name'])} ", "bold"), *commas(_counts(each))], width, indent="  "
     )
     if not each["served"]:
         yield from flow(words(NOT_SERVED, "bold red"), width, first="  ", indent="  ")

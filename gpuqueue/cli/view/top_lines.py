@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from gpuqueue.cli.view.render import plain
 from gpuqueue.cli.view.top_classes import (
     aside_lines,
     choose,
@@ -16,7 +17,7 @@ from gpuqueue.cli.view.top_classes import (
     legend,
 )
 from gpuqueue.cli.view.top_rows import running_rows, tenant_rows, waiting_rows
-from gpuqueue.cli.view.top_text import Piece, commas, flow, plain, words
+from gpuqueue.cli.view.top_text import Piece, commas, flow, words
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW
 
 

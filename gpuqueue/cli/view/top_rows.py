@@ -10,7 +10,7 @@ from rich.text import Text
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.top import NO_TENANT
 from gpuqueue.cli.view.top_boxes import ALONE, TAKEN, Cell
-from gpuqueue.cli.view.top_text import Piece, cells, flow, plain
+from gpuqueue.cli.view.top_text import Piece, cells, flow
 from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.model.states import JobState
 
@@ -33,14 +33,14 @@ def waiting_rows(
     yield Text.assemble(("WAITING", "bold"), ("  who is next, and since when", "dim"))
     for each in lines:
         yield Text.assemble(
-            (f"{plain(each['gpu_class'])} {each['isolation']}", _mark(each).style),
+            (f"{render.plain(each['gpu_class'])} {each['isolation']}", _mark(each).style),
             f"  {each['total']} in line",
             (f"  {each['reason']}" if each["reason"] else "", "yellow"),
         )
         for job in each["jobs"][:rows]:
             tail: list[tuple[Piece, int]] = [(render.ago(job.get("since"), now), -_TIME)]
             if width >= _WIDE and any(one.get("tenant") for one in each["jobs"]):
-                tail.insert(0, (plain(job.get("tenant") or ""), _TENANT + (width - 80) // 4))
+                tail.insert(0, (render.plain(job.get("tenant") or ""), _TENANT + (width - 80) // 4))
             yield _row(f"{job['place']:>3} ", job, tail, width)
 
 
@@ -59,13 +59,13 @@ def running_rows(
         of = Text(f"/ {render.duration(limit) if limit else 'none'}", "dim")
         tail: list[tuple[Piece, int]] = [(ran, -_TIME), (of, _TIME + 2)]
         if width >= _WIDE:
-            where = "" if job.get("where") is None else plain(job["where"])
-            words = f"{plain(job['gpu_class'])} {where}".rstrip()
+            where = "" if job.get("where") is None else render.plain(job["where"])
+            words = f"{render.plain(job['gpu_class'])} {where}".rstrip()
             tail.insert(0, (words, _WHERE + (width - 80) // 4))
         yield _row(f"  {_mark(job).mark} ", job, tail, width, _mark(job).style)
         if job["stands"] not in _PLAIN:
             told = job["stands"] + (f": {job['detail']}" if job.get("detail") else "")
-            yield Text(f"    {plain(told)}", "yellow")
+            yield Text(f"    {render.plain(told)}", "yellow")
 
 
 def tenant_rows(found: Mapping[str, Any], width: int, rows: int) -> Iterator[Text]:
@@ -78,7 +78,7 @@ def tenant_rows(found: Mapping[str, Any], width: int, rows: int) -> Iterator[Tex
         ("TENANTS", "bold"), ("  among the first jobs of each line" if part else "", "dim")
     )
     shown = [
-        Text(f"{plain(one['tenant'])} {one['running']} running, {one['waiting']} waiting")
+        Text(f"{render.plain(one['tenant'])} {one['running']} running, {one['waiting']} waiting")
         for one in tenants
     ]
     wide = max(one.cell_len for one in shown)
@@ -103,10 +103,10 @@ def _row(
     room = width - len(head) - 1 - sum(abs(columns) + 1 for _, columns in tail)
     ident = min(_ID, max(_SHORTEST, room - _SHORTEST - 1))
     columns = max(_SHORTEST, room - ident - 1)
-    name = plain(job["name"])
+    name = render.plain(job["name"])
     if Text(name).cell_len > columns:
         name = name.rpartition(".")[2]
-    parts: list[tuple[Piece, int]] = [(plain(job["id"]), ident), (name, columns)]
+    parts: list[tuple[Piece, int]] = [(render.plain(job["id"]), ident), (name, columns)]
     return Text.assemble((head, style), cells([*parts, *tail]))
 
 

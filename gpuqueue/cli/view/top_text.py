@@ -6,15 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from gpuqueue.model.text import LONGEST_NAME
-
 Piece = Text | str
-
-
-def plain(text: object) -> str:
-    """Return a text of senders in one line, without what a terminal would obey."""
-    cut = str(text)[:LONGEST_NAME]
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in cut)
 
 
 def words(text: str, style: str = "") -> list[Text]:

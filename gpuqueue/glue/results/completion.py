@@ -281,7 +281,8 @@ def _retry(made: Any, task: Any, exc: Exception) -> bool:
 def _revoke(app: Celery, task: Any, record: Record, request: Context, send: Sender) -> None:
     expired, terminated = record.get("reason") == EndReason.EXPIRED, bool(record.get("started"))
     why = "expired" if expired else "terminated" if terminated else "revoked"
-    store = not (record.get("ignore_result") or task.ignore_result)
+    ignored = record.get("ignore_result") or task.ignore_result
+    store = not ignored or bool(task.store_errors_even_if_ignored)
     app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
     signum = record.get("cancel") if terminated else None
     signals.task_revoked.send(

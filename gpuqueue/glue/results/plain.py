@@ -42,7 +42,7 @@ def write_plainly(
     Raises what ``passes``, and any error of the result itself.
     """
     reason, outcome = record["reason"], record.get("outcome")
-    keeps_result = not record.get("ignore_result")
+    keeps_result = not record.get("ignore_result") or app.conf.task_store_errors_even_if_ignored
     if outcome and keeps_result:
         kept = state_of(app, record)
         if kept == states.SUCCESS and outcome == EndReason.SUCCEEDED:

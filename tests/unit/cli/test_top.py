@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from gpuqueue.cli.view import render
 from gpuqueue.cli.view.top import frame
 from gpuqueue.cli.view.top_boxes import box
 from gpuqueue.cli.view.top_lines import draw
@@ -28,12 +29,14 @@ def job(number: int, isolation: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def domain(name: str, shared: int, exclusive: int = 0, drained: bool = False) -> dict[str, Any]:
+def domain(name: str, shared: int, exclusive: int = 0, **kept: bool) -> dict[str, Any]:
     return {
         "name": name,
         "slots": {"shared": 4, "exclusive": 1},
         "held": {"shared": shared, "exclusive": exclusive},
-        "drained": drained,
+        "drained": False,
+        "reserved": False,
+        **kept,
     }
 
 
@@ -174,6 +177,7 @@ def test_a_taller_terminal_shows_more_jobs_of_each_line() -> None:
         ((0, 0), (4, 1), "", "□□□□"),
         ((3, 0), (4, 1), "", "■■■□"),
         ((3, 0), (4, 1), "drained", "■■■▽"),
+        ((0, 1), (0, 4), "reserved", "█◇◇◇"),
         ((0, 0), (4, 1), "set_aside", "✕✕✕✕"),
         ((1, 0), (4, 1), "set_aside", "■✕✕✕"),  # one job tries it
         ((0, 1), (4, 1), "", "████"),
@@ -193,6 +197,7 @@ def test_cells_of_a_domain(
         "slots": dict(zip(ISOLATIONS, slots, strict=True)),
         "held": dict(zip(ISOLATIONS, held, strict=True)),
         "drained": state == "drained",
+        "reserved": state == "reserved",
         "set_aside": state == "set_aside",
     }
     assert box(one).plain == f"[{cells}]"
@@ -241,6 +246,17 @@ def test_texts_of_senders_cannot_steer_the_terminal() -> None:
     shown = lines(status(gpu_class(holders=[holder | {"id": evil, "where": evil}])))
     assert not {"\x1b", "\r", "\u202e"} & set(shown)
     assert "\ufffd[2Jx" in shown
+
+
+def test_tables_and_sentences_of_commands_cannot_steer_the_terminal() -> None:
+    evil = "[red]\x1b[2Jx\ry\u202e\tz"
+    out = Console(file=io.StringIO(), width=80)
+    out.print(render.table([evil], [[evil]], title=evil))
+    out.print(render.safe(f"{evil}\nnext line"))
+    found = out.file.getvalue()  # type: ignore[attr-defined]
+    assert not {"\x1b", "\r", "\u202e"} & set(found)
+    assert found.count("[red]\ufffd[2Jx\ufffdy\ufffd") == 4 and "\nnext line" in found
+    assert render.readable(f"{evil}\n") == "[red]\ufffd[2Jx\ufffdy\ufffd\tz\n", "as it is else"
 
 
 def test_before_the_first_frame_only_the_problem_is_shown() -> None:

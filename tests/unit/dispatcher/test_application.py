@@ -95,6 +95,18 @@ def test_limits_of_tasks_are_those_of_the_image_that_a_job_asks_for() -> None:
     assert limit_of("train") == 0.0, "it declares none"
 
 
+def test_results_have_the_form_that_the_image_of_the_class_sets() -> None:
+    shop, learning = Celery("shop", set_as_current=False), Learning()
+    shop.conf.result_extended = shop.conf.task_store_errors_even_if_ignored = True
+    learning.profiles.keep("shop", "", profile_of(shop).described())
+    learning.profiles.keep("shop", "shop:old", OWN.described())
+    learning.known.look()
+    conf = learning.app.conf
+    assert conf.result_extended is conf.task_store_errors_even_if_ignored is True
+    learning.known.learn(OWN)
+    assert conf.result_extended is conf.task_store_errors_even_if_ignored is False
+
+
 def test_more_limits_than_a_profile_may_have_are_not_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -74,6 +74,14 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"CELERY_BROKER_URL": "amqp://r"},
         "CELERY_BROKER_URL='amqp://r' is not Redis; use one of redis://",
     ),
+    "a port that is no number": (
+        {"CELERY_BROKER_URL": "redis://:secret@r:63x9/0"},
+        "CELERY_BROKER_URL='redis://:**@r:63x9/0' has a port that is none; use a number from 1",
+    ),
+    "a password that is no part of an address": (
+        {"GPUQUEUE_REDIS_URL": "redis://u:p/w@r:6379/0"},
+        "GPUQUEUE_REDIS_URL='redis://u:**@r:6379/0' has a port that is none; use a number",
+    ),
     "a state store other than Redis": (
         {"GPUQUEUE_REDIS_URL": "http://r"},
         "GPUQUEUE_REDIS_URL='http://r' is not Redis",
