@@ -29,9 +29,12 @@ def are_of_one(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _of(found: dict[str, Any], of: str) -> str:
     tried, live = found["mutants"], len(found["live"])
-    later = f"; those that lived, again at {found.get('again')}"
+    # A commit that the history no longer has is not named.
+    at = f"Commit {found['commit']}, " if found["commit"] else ""
+    again = f" at {found['again']}" if found.get("again") else ""
+    later = f"; those that lived, again{again}" if "again" in found else ""
     return (
         f"Of {found['of']} {of}, {tried} were tried: {found['caught']} were caught,"
         f" {found['equivalent']} behave alike, and {live} lived.\n"
-        f"Commit {found['commit']}, {found['date']}{later if 'again' in found else ''}."
+        f"{at}{found['date']}{later}."
     )
