@@ -89,7 +89,7 @@ class ExecutorAttempt:
     """
 
     def __init__(self, client: redis.Redis, attempt: Attempt, token: str) -> None:
-        scripts.read(*VERBS, *GOING_ON)
+        scripts.read_files(*VERBS, *GOING_ON)
         self._client = client
         self._scripts = scripts.Scripts(client)
         self.token = token
@@ -329,7 +329,7 @@ class ExecutorFinish:
         keep: float,
         lease: float = 180.0,
     ) -> None:
-        scripts.read("finish_claim", "finish_failed", "finished")
+        scripts.read_files("finish_claim", "finish_failed", "finished")
         self._scripts = scripts.Scripts(client)
         self._attempt = attempt
         self._finisher = finisher

@@ -77,11 +77,26 @@ def source(verb: str) -> str:
 
 
 def read(*verbs: str) -> None:
-    """Read the texts of verbs now, or of all. An upgrade of the package changes its files under a
+    """Make the texts of verbs now, or of all. An upgrade of the package changes its files under a
     process that goes on with the older code.
     """
     for verb in verbs or _verbs(files("gpuqueue.store") / "lua"):
+        read_files(verb)
         script(verb)
+
+
+def read_files(*verbs: str) -> None:
+    """Read the files of verbs now, for the same reason. A process that runs one job makes the texts
+    of those alone that it calls.
+    """
+    for verb in verbs:
+        _read_files(verb)
+
+
+@cache
+def _read_files(verb: str) -> None:
+    for _ in sections(verb):
+        pass
 
 
 def _verbs(folder: Traversable, prefix: str = "") -> Iterator[str]:
@@ -100,8 +115,7 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     names in each, and 60 names of those around it. In one function, each function of a part would
     look for each name that it uses among all that the parts before it have.
     """
-    root = files("gpuqueue.store") / "lua"
-    own = (root / f"{verb}.lua").read_text(encoding="utf-8")
+    own = _own(verb)
     yield "", _prelude(verb.rpartition("/")[0])
     depth = 0
     for line in own.splitlines():
@@ -117,8 +131,13 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
 
 
 @cache
+def _own(verb: str) -> str:
+    return (files("gpuqueue.store") / "lua" / f"{verb}.lua").read_text(encoding="utf-8")
+
+
+@cache
 def _library(part: str) -> str:
-    return (files("gpuqueue.store") / "lua" / "lib" / f"{part}.lua").read_text(encoding="utf-8")
+    return _own(f"lib/{part}")
 
 
 @cache

@@ -190,7 +190,8 @@ def test_a_process_reads_its_scripts_once_at_its_start(monkeypatch: pytest.Monke
         OF_FINISHERS: lambda: ExecutorFinish(client, attempt, "finisher", 1.0),
     }
     for verbs, start in starts.items():
-        scripts.script.cache_clear()
+        for kept in (scripts.script, scripts._read_files, scripts._library, scripts._own):
+            kept.cache_clear()
         start()
         with monkeypatch.context() as changed:
             changed.setattr(scripts, "files", None)
