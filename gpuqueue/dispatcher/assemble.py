@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpuqueue import __version__
 from gpuqueue.classes.gpu_class import GpuClass, chords_class
@@ -62,9 +62,6 @@ from gpuqueue.store.tenants import RulesOfFile
 from gpuqueue.store.turn import Turns
 from gpuqueue.store.usage import Capacities
 from gpuqueue.whole_logs.sink import open_sink
-
-if TYPE_CHECKING:
-    pass
 
 #: Seconds for each answer of Redis during a scrape: Prometheus gives up after 10.
 SCRAPE_TIMEOUT = 2.0
