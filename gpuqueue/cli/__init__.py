@@ -7,7 +7,6 @@ Commands read through ``store.reader``.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +15,7 @@ import click
 
 from gpuqueue import __version__
 from gpuqueue.errors import GpuQueueError
+from gpuqueue.imports import uncollected
 
 #: command → (module, function, its line in `--help`). The line stands here so that help imports no
 #: command.
@@ -95,9 +95,9 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, function, _ = COMMANDS[cmd_name]
-        gc.disable()  # imports make objects that stay: looking through them is a tenth of the time
         try:
-            command: click.Command = getattr(import_module(module), function)
+            with uncollected():
+                command: click.Command = getattr(import_module(module), function)
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] == "gpuqueue":
                 raise
@@ -105,8 +105,6 @@ class Commands(click.Group):
                 f"`{cmd_name}` needs {exc.name}, which is not installed; pip install"
                 " 'gpuqueue[all]'"
             ) from exc
-        finally:
-            gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,6 @@ Celery's worker pool.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from celery.worker.request import Request
 from gpuqueue.errors import ApplicationNotFound
 from gpuqueue.executor import redis_of
 from gpuqueue.executor.waiting import wait_for_redis
+from gpuqueue.imports import uncollected
 
 logger = logging.getLogger("gpuqueue.start")
 
@@ -34,8 +34,6 @@ class Stopped(SystemExit):
 
 #: What this process, or the runner that it was forked from, has imported: name → application.
 _imported: dict[str, Celery] = {}
-#: A threshold of the collector that no import reaches; no application sets just this one.
-_NEVER = 2_000_000_000, 10, 10
 
 
 def find(name: str | None) -> Celery:
@@ -54,7 +52,7 @@ def find(name: str | None) -> Celery:
         return known
     sys.path.insert(0, "")  # like celery: the working directory
     try:
-        with _no_collection():
+        with uncollected():
             app: Celery = find_app(name)
             app.finalize()
             app.loader.import_default_modules()
@@ -67,20 +65,6 @@ def find(name: str | None) -> Celery:
             f"GPUQUEUE_APP={name!r} cannot be imported: {type(exc).__name__}: {exc}; {fix}"
         ) from exc
     return app
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the collector from an import: what that makes stays, and a large one takes 10 % less.
-    An application that says itself when objects are collected is heard.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(*_NEVER)
-    try:
-        yield
-    finally:
-        if gc.get_threshold() == _NEVER:
-            gc.set_threshold(*before)
 
 
 def keep(name: str, app: Celery) -> None:

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from gpuqueue.imports import uncollected
 from gpuqueue.model.executor_env import FINISHER, POD_UID, START
 from gpuqueue.model.warm_pod import WARM_POD
 from gpuqueue.runner import child
@@ -43,13 +44,8 @@ LOOK = 2.0
 
 def run() -> NoReturn:
     """Run the attempt, or the finish, that the environment names: the entry point."""
-    gc.disable()  # imports make objects that stay: looking through them is an eighth of a start
     if not is_runner(os.environ, sys.argv[1:]):
-        from gpuqueue.executor import main
-
-        gc.freeze()
-        gc.enable()
-        main.run()
+        _import_run()()
     before = dict(os.environ)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may have had it ignored
     # Process 1 has no default action: a signal before its handler would be lost.
@@ -57,13 +53,16 @@ def run() -> NoReturn:
     child.adopt_orphans()
     if os.environ.get(START) == "spawn":
         spawn = partial(os.execv, child.SPAWNED[0], child.SPAWNED)
-        gc.enable()
         _end_as(_run_all(Pod(), spawn, None))
-    from gpuqueue.executor import main
+    _import_run()(partial(_fork, Path.cwd(), before))
 
-    gc.freeze()
-    gc.enable()
-    main.run(partial(_fork, Path.cwd(), before))
+
+def _import_run() -> Callable[..., NoReturn]:
+    """Import what runs an executor late: the runner of spawned ones does without."""
+    with uncollected():
+        from gpuqueue.executor.main import run
+    gc.freeze()  # no collection looks through it
+    return run
 
 
 def is_runner(environ: Mapping[str, str], arguments: Sequence[str]) -> bool:

@@ -93,10 +93,15 @@ def test_a_redis_that_goes_away_under_a_command_is_one_line(
 def test_no_garbage_is_collected_while_a_command_is_imported(
     monkeypatch: pytest.MonkeyPatch, error: ModuleNotFoundError | None
 ) -> None:
-    seen: list[bool] = []
+    seen: list[int] = []
+    before = gc.isenabled(), gc.get_threshold()
+
+    def collections() -> int:
+        return sum(each["collections"] for each in gc.get_stats())
 
     def imported(name: str) -> object:
-        seen.append(gc.isenabled())
+        so_far, kept = collections(), [list[int]() for _ in range(100_000)]
+        seen.append(collections() - so_far + len(kept[0]))
         if error:
             raise error
         return classes
@@ -104,4 +109,5 @@ def test_no_garbage_is_collected_while_a_command_is_imported(
     monkeypatch.setattr(cli, "import_module", imported)
     with contextlib.nullcontext() if error is None else pytest.raises(GpuQueueError, match="rich"):
         cli.cli.get_command(click.Context(cli.cli), "classes")
-    assert (seen, gc.isenabled()) == ([False], True)
+    assert seen == [0]
+    assert (gc.isenabled(), gc.get_threshold()) == before
