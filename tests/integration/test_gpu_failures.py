@@ -14,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
+from gpuqueue.store.keys import class_key
 from tests.support.nodes import APPS, FAKE_GPUS
 from tests.support.stack import Stack, listed
 from tests.support.waiting import PATIENCE, until
@@ -45,6 +46,11 @@ def stack(
 
 @pytest.fixture
 def shop(stack: Stack) -> ModuleType:
+    """The application, once no other job runs: that one's failures of the GPU would speak against
+    it together with those of the test, and cost that no attempts.
+    """
+    stack.idle()
+    stack.client.delete(class_key("t4", "places"))
     return stack.shop
 
 
