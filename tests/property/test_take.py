@@ -487,6 +487,7 @@ def test_an_idle_call_costs_two_commands_within_its_script(broker: Broker) -> No
 @pytest.mark.parametrize("queues", [1, 60, 120])
 def test_a_queue_that_is_idle_costs_a_message_no_command(broker: Broker, queues: int) -> None:
     process = broker.process("p")
+    process.take([QUEUE])  # loads the script
     broker.push("m")
     names = [*(f"gpu.class{number}" for number in range(queues - 1)), QUEUE]
     broker.client.config_resetstat()
