@@ -111,14 +111,15 @@ def test_a_slot_of_no_known_attempt_hinders_no_adoption(queue: Queue, name: str)
 
 def test_the_adoption_of_a_pod_of_one_job_looks_at_no_other_pod(queue: Queue) -> None:
     costs = []
-    for number, others in enumerate((1, 3)):
+    for number, others in enumerate((1, 1, 3)):
         while len(queue.holders()) < others:
             queue.start(f"other{len(queue.holders())}", f"gpu/other{len(queue.holders())}/u")
         before = queue.calls()
         assert queue.adopt(f"pod{number}", f"gpu/pod{number}/u")
         costs.append(queue.calls() - before)
         queue.line.release(T4, Attempt("t4", f"pod{number}", 1), instance=f"gpu/pod{number}/u")
-    assert costs[0] == costs[1]
+    _, one, three = costs  # the first one loads the script
+    assert one == three
 
 
 def test_a_pod_that_has_gone_on_frees_its_last_slot(queue: Queue) -> None:
