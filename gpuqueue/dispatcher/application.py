@@ -54,10 +54,17 @@ class Application:
         """Whether a result that this dispatcher writes is one of the application, in the image that
         a job asks for. Else the application writes all of them. None: it may have another backend.
         """
+        known = self.reads_our_results(image)
+        return True if known is None and "result_backend" in self._told else known
+
+    def reads_our_results(self, image: str | None = None) -> bool | None:
+        """Whether the application reads what this dispatcher writes, as it has told itself: the
+        address of a result backend does not say how its results are written. None: it has not.
+        """
         profile = self._known.get(image or "") or self._known.get("")
         if profile is not None:
             return profile.has_results_of(self._own)
-        return True if "result_backend" in self._told or (image or "") in self._silent else None
+        return True if (image or "") in self._silent else None
 
     def limit_of(self, task: str, image: str | None = None) -> float | None:
         """Return the hard limit that a task declares in the image that a job asks for, in seconds;

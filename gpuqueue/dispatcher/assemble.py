@@ -119,8 +119,8 @@ class DispatcherProcess:
         own = profile_of(app, settings.redis.told_backend)
         application = Application(app, own, settings.app, settings.told, profiles, again)
         states, informs = ResultStates(app), settings.states == "all"
-        writes_here = application.has_our_results
-        job_states = JobStates(states, reader, classes, informs, writes_here)
+        reads = application.reads_our_results
+        job_states = JobStates(states, reader, classes, informs, reads)
         certificates = CertificateStore(settings.cert_store) if settings.cert_store else None
         register(certificates)
         bodies = DispatcherBodies(certificates)
@@ -167,7 +167,7 @@ class DispatcherProcess:
         finishes = settings.finish_seconds, settings.finish_timeout, settings.finish_tries
         finisher = Finisher(
             *(line, reader, logs, app, name, launcher, events.put, bodies, *finishes),
-            writes_here=writes_here,
+            writes_here=application.has_our_results,
             asked=application.asked,
             move=lambda record, packed: Move(self.accept)(record, packed),
         )

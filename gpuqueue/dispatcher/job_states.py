@@ -21,6 +21,8 @@ from gpuqueue.telemetry import STATES_LOST
 #: State → seconds until it is stored. Most jobs have moved on by then: a job that starts at once
 #: needs no QUEUED, and one whose executor starts soon needs no DISPATCHED.
 DELAYS = {QUEUED: 0.1, DISPATCHED: 0.5}
+#: Seconds until a state is looked at again whose application has not told how it reads results.
+UNTOLD = 2.0
 
 
 class JobStates:
@@ -31,8 +33,8 @@ class JobStates:
         reader: the records of the jobs.
         classes: names of this dispatcher's classes.
         informs: whether states are stored that no Celery worker stores.
-        writes_here: whether results of this dispatcher are results of the application in an image;
-            None: unknown.
+        read: whether the application in an image reads what this dispatcher writes. None: it has
+            not told yet. Its states wait for that: one that it cannot read would break its callers.
     """
 
     def __init__(
@@ -41,41 +43,53 @@ class JobStates:
         reader: Reader,
         classes: Iterable[str],
         informs: bool = True,
-        writes_here: Callable[[str | None], bool | None] = lambda image: True,
+        read: Callable[[str | None], bool | None] = lambda image: True,
     ) -> None:
         self._states = states
         self._reader = reader
         self._classes = tuple(classes)
         self._informs = informs
-        self._writes_here = writes_here
+        self._read = read
         self._queue: BackgroundQueue[Informing] = BackgroundQueue(
             "gpuqueue-states", self._write, passes, STATES_LOST.inc, begin=states.answer_soon
         )
         self._refresh_at = 0.0
         self._steps = Steps()
         self._refreshing = threading.Lock()
+        self._closing = False
 
     def store(self, record: Record, state: str, packed: Mapping[str, Any] | None = None) -> None:
         """Have a state stored soon, if it is still true then. ``packed``: the message."""
         if record.get("ignore_result") or (state in DELAYS and not self._informs):
             return
-        if self._writes_here(record.get("image")) is False:
+        if self._is_read(record) is False:
             return
         headers = packed["headers"] if packed else {}
-        self._queue.put(
-            (record["gpu_class"], record["delivery"], state),
-            Informing.of(record, state, headers),
-            DELAYS.get(state, 0.0),
-        )
+        self._put(Informing.of(record, state, headers), DELAYS.get(state, 0.0))
 
     def close(self) -> None:
         """Store what waits, unless that takes long."""
+        self._closing = True
         self._queue.close()
+
+    def _is_read(self, record: Record) -> bool | None:
+        # A container job has no code of an application that could tell.
+        return True if record.get("container") else self._read(record.get("image"))
+
+    def _put(self, informing: Informing, seconds: float) -> None:
+        record = informing.record
+        key = (record["gpu_class"], record["delivery"], informing.state)
+        self._queue.put(key, informing, seconds)
 
     def _write(self, some: list[Informing]) -> None:
         """Store those of the states that are true by now: an old state would hide a newer one."""
         wanted: dict[str, list[Informing]] = {}
         for each in some:
+            read = self._is_read(each.record)
+            if read is None and not self._closing:
+                self._put(each, UNTOLD)
+            if not read:
+                continue
             wanted.setdefault(each.record["gpu_class"], []).append(each)
         true: list[Informing] = []
         for name, asked in wanted.items():

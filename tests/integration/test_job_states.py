@@ -129,6 +129,30 @@ def test_no_state_is_stored_for_a_job_without_results(world: World) -> None:
     assert world.stored("a") == "PENDING"
 
 
+def test_a_state_waits_until_the_application_has_told_how_it_reads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_states, "UNTOLD", 0.01)
+    told: dict[str | None, bool] = {}
+    asked = []
+
+    def read(image: str | None) -> bool | None:
+        asked.append(image)
+        return told.get(image)
+
+    world.states = JobStates(ResultStates(world.app), world.reader, ["t4"], read=read)
+    world.accept("a")
+    for name, image in (("b", "ours"), ("c", "other"), ("d", "silent")):
+        world.states.store(world.accept(name, image=image), QUEUED)
+    world.states.store(world.accept("e", container={"image": "any"}), QUEUED)
+    world.shows("e", QUEUED)
+    until(lambda: asked.count("ours") > 2, PATIENCE, "it is asked again")
+    assert world.app.AsyncResult("b").state == "PENDING"
+    told |= {"ours": True, "other": False}
+    world.shows("b", QUEUED)
+    assert world.stored("c") == world.stored("d") == "PENDING"
+
+
 def test_a_job_that_has_moved_on_costs_the_backend_nothing(world: World) -> None:
     record = world.accept("a")
     world.states.store(record, QUEUED)

@@ -13,6 +13,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.app.task import Context
+from kombu.exceptions import DecodeError
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -267,6 +268,22 @@ def test_started_that_the_script_cannot_read_is_left_to_celery(
     store_running_states(other, passes)
     other.backend.store_result("a", {"pid": 1}, "STARTED")
     assert other.AsyncResult("a").state == "STARTED"
+    other.close()
+
+
+@pytest.mark.parametrize("state", [QUEUED, DISPATCHED])
+def test_a_result_replaces_a_state_written_for_another_reader(
+    server: EmbeddedRedis, app: Celery, state: str
+) -> None:
+    put(app, state)
+    options: Any = {"result_serializer": "pickle", "accept_content": ["pickle"]}
+    other = application(server.url, **options)
+    store_running_states(other, passes)
+    other.backend.mark_as_revoked("a", "in time", request=Context({"id": "a"}))
+    assert other.AsyncResult("a").state == "REVOKED"
+    app.backend.client.set(app.backend.get_key_for_task("a"), '{"status": "SUCCESS"}')
+    with pytest.raises(DecodeError):
+        other.backend.mark_as_revoked("a", "in time", request=Context({"id": "a"}))
     other.close()
 
 

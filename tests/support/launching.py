@@ -88,7 +88,10 @@ Launching = LocalLaunching | ClusterLaunching
 def process_of(url: str, record: Record) -> psutil.Process:
     """Return the process that runs a job's newest attempt, wherever it was started."""
     for process in executors_of(url):
-        env = process.environ()
+        try:
+            env = process.environ()
+        except psutil.NoSuchProcess:  # it has ended since
+            continue
         if env.get("GPUQUEUE_DELIVERY") == record["delivery"] and env.get(
             "GPUQUEUE_ATTEMPT"
         ) == str(record["attempt"]):

@@ -10,6 +10,7 @@ end, so it replaces no result.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +19,14 @@ from typing import Any
 
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
+from kombu.exceptions import DecodeError
 from redis import RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gpuqueue.glue.results.earlier import mark
 from gpuqueue.glue.results.states import Ask, answer_soon, ask, named
+from gpuqueue.model.states import DISPATCHED, QUEUED
 
 logger = logging.getLogger("gpuqueue.start")
 #: Seconds between two tries of a late STARTED: doubling, up to the second value.
@@ -55,7 +58,15 @@ def store_running_states(app: Celery, passes: Callable[[BaseException], bool]) -
         nonlocal over
 
         def as_celery_does() -> Any:
-            return plain(task_id, result, state, traceback=traceback, request=request, **kwargs)
+            def store() -> Any:
+                return plain(task_id, result, state, traceback=traceback, request=request, **kwargs)
+
+            try:
+                return store()
+            except DecodeError:
+                if not _read_as_json(backend, task_id):
+                    raise
+                return store()
 
         over.set()
         if state == states.STARTED:
@@ -118,6 +129,20 @@ def _value(
     )
     meta["task_id"] = task_id
     return backend.encode(meta)
+
+
+def _read_as_json(backend: Any, task_id: str) -> bool:
+    """Store a state of a dispatcher that had not heard yet how this application reads results as it
+    does; return whether there was one.
+    """
+    try:
+        meta = json.loads(backend.get(backend.get_key_for_task(task_id)) or "")
+    except ValueError:
+        return False
+    if not isinstance(meta, dict) or meta.get("status") not in (QUEUED, DISPATCHED):
+        return False
+    ask(backend, [Ask(backend, task_id, backend.encode(meta), named(states.STARTED))])
+    return True
 
 
 @contextmanager

@@ -128,7 +128,9 @@ def test_results_elsewhere_are_the_application_s_to_write() -> None:
 
 
 def test_a_backend_that_an_operator_set_is_the_application_s() -> None:
-    assert Learning("result_backend").known.has_our_results() is True
+    known = Learning("result_backend").known
+    assert known.has_our_results() is True
+    assert known.reads_our_results() is None, "no address says how results are written"
 
 
 def test_what_executors_told_is_learnt_and_what_a_runner_told_is_passed_on() -> None:
