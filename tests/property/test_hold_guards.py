@@ -178,6 +178,15 @@ def test_an_attempt_lets_one_try_the_hold_of_that_step_alone(
     assert {each["until"] for each in here.places().values()} == {here.now + 100}
 
 
+def test_a_job_on_a_host_tries_no_hold(machine: Callable[..., Machine]) -> None:
+    """A cluster that serves the class, too, has met it."""
+    here = machine(lambda record: "success", site=Site("h", "shop"), devices=0)
+    hold(here, "launch:t4", until=here.now)
+    before = here.places()
+    here.submit("a")
+    assert "probes" not in here.started[0] and here.places() == before
+
+
 @pytest.mark.parametrize("until", [None, -5])
 def test_an_end_changes_no_hold_that_keeps_none_from_its_start(
     machine: Callable[..., Machine], until: float | None
