@@ -10,12 +10,17 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.place import Site
+from gpuqueue.model.attempt import Observation
+from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind, Site
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from tests.property.faulty_machine import APPLICATION, Machine
 from tests.property.going_on import POD, Instance
+from tests.property.scaled import AUTO, Scaled
 from tests.property.test_node_domains import AB, SLOTS, T4, Queue
 
 pytestmark = pytest.mark.integration
@@ -87,6 +92,39 @@ def test_only_a_gpu_that_fails_is_said_to_be_a_domain_that_fails(
     here.end_all()
     found = {name: each.get("domain") for name, each in here.places().items()}
     assert found == {"device:h/GPU-a": "0", APPLICATION: None}
+
+
+# -- nodes that may come ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scaled(schedule_redis: redis.Redis) -> Scaled:
+    """A shared job runs on the only node, and an exclusive one waits for a node to come."""
+    scaled = Scaled(schedule_redis, AUTO)
+    scaled.look("a")
+    scaled.send("s"), scaled.send("e", "exclusive")
+    return scaled
+
+
+def test_a_pod_that_has_no_node_yet_keeps_its_slot(scaled: Scaled) -> None:
+    scaled.line.observed([Observation(scaled.attempt("e"), pod="p")])
+    assert is_unbound(scaled.domain("e")) and scaled.stopped() == []
+
+
+def test_a_pod_that_is_given_up_ends_for_its_first_reason(scaled: Scaled) -> None:
+    end = End(EndReason.UNSCHEDULABLE, "no node", blames=PlaceKind.SCHEDULING)
+    assert scaled.line.give_up(scaled.attempt("e"), end)
+    scaled.lands("e", "a")
+    assert (scaled.record("e")["doom_error"], scaled.stopped()) == ("no node", [])
+
+
+def test_a_pod_that_is_stopped_is_stopped_since_the_first_time(scaled: Scaled) -> None:
+    began = scaled.now
+    scaled.line.cancel("t4", "e", terminate=True)
+    scaled.now += 5
+    scaled.lands("e", "a")
+    assert "came to node a" in scaled.record("e")["doom_error"]
+    assert [since for _, since in scaled.reader.todo("t4", scaled.now).stopping] == [began]
 
 
 # -- processes and pods that go on -----------------------------------------------------------------
