@@ -107,7 +107,8 @@ def scaled(schedule_redis: redis.Redis) -> Scaled:
 
 
 def test_a_pod_that_has_no_node_yet_keeps_its_slot(scaled: Scaled) -> None:
-    scaled.line.observed([Observation(scaled.attempt("e"), pod="p")])
+    assert scaled.line.observed([Observation(scaled.attempt("e"), pod="p")]) == [True]
+    assert scaled.record("e")["pod"] == "p"
     assert is_unbound(scaled.domain("e")) and scaled.stopped() == []
 
 
