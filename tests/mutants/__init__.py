@@ -4,5 +4,6 @@
 lines each fast test of the scripts reaches, and the fixed schedules of the property machine. A
 mutant gets those that reach its line: first those that caught most of its script, then the
 quickest. Printed are those that no test caught. ``equivalent.toml`` lists those that behave as the
-script does, each with the reason.
+script does, each with the reason. A result names those that live, and those that are left to try;
+``--again`` goes on with both.
 """

@@ -46,17 +46,19 @@ def main(arguments: list[str]) -> int:
         help="of tests for a mutant, at most: a quick look, after which more live",
     )
     parser.add_argument("--output", type=Path, help="a JSON file for the result")
-    parser.add_argument("--again", action="store_true", help="only those that live in the file")
+    parser.add_argument(
+        "--again", action="store_true", help="only those that live in the file, or were not tried"
+    )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     reasons = equivalent()
     every = mutants(options.scripts, options.since)
     chosen = [each for each in every if options.only in each.name]
     result: dict[str, Any] = about() | {"of": len(every), "mutants": 0, "caught": 0}
-    result |= {"equivalent": 0, "live": []}
+    result |= {"equivalent": 0, "live": [], "left": [each.name for each in every]}
     result |= {name: getattr(options, name) for name in SOME if getattr(options, name)}
     if options.again:
-        result, chosen = again(earlier(options.output, result), chosen)
+        result, chosen = again(earlier(options.output, result), every, chosen)
     checks = Checks(options.tests or TESTS, schedules=not options.tests)
 
     def work() -> None:
@@ -64,6 +66,7 @@ def main(arguments: list[str]) -> int:
             note(mutant, by, tests)
 
     def note(mutant: Mutant, by: str, tests: int) -> None:
+        result["left"].remove(mutant.name)
         result["mutants"] += 1
         result["caught"] += bool(by)
         if not by and mutant.name in reasons:
@@ -101,15 +104,22 @@ def keep(path: Path, result: dict[str, Any]) -> None:
     write(path, result)
 
 
-def again(result: dict[str, Any], chosen: list[Mutant]) -> tuple[dict[str, Any], list[Mutant]]:
-    """Return an earlier result without those that lived, and these: tests for them have come since,
-    and the scripts are the same.
+def again(
+    result: dict[str, Any], every: list[Mutant], chosen: list[Mutant]
+) -> tuple[dict[str, Any], list[Mutant]]:
+    """Return an earlier result as if those of the chosen that lived were not tried: tests for them
+    have come since, and the scripts are the same. And these, with those that it has left.
     """
-    found = [each for each in chosen if each.name in result["live"]]
-    if missing := set(result["live"]) - {each.name for each in found}:
+    left = [*result["live"], *result.get("left", ())]
+    if missing := set(left) - {each.name for each in every}:
         raise SystemExit(f"the scripts have changed, and have no longer: {sorted(missing)}")
-    lived = {"mutants": result["mutants"] - len(found), "live": []}
-    return result | lived | {"again": about()["commit"]}, found
+    found = [each for each in chosen if each.name in left]
+    names = {each.name for each in found}
+    live = [name for name in result["live"] if name not in names]
+    left = [name for name in left if name not in live]
+    tried = result["mutants"] - len(result["live"]) + len(live)
+    now = {"mutants": tried, "live": live, "left": left, "again": about()["commit"]}
+    return result | now, found
 
 
 def equivalent() -> dict[str, str]:

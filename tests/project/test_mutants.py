@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
-from tests.mutants.__main__ import equivalent, order
+from tests.mutants.__main__ import again, equivalent, order
 from tests.mutants.check import FIXED, Seen
 from tests.mutants.derive import mutants
 from tests.mutants.reach import reached, where
@@ -45,6 +47,17 @@ def test_a_mutant_gets_the_tests_that_reach_it_the_likeliest_first() -> None:
         "test_long.py::test",
         FIXED,
     ]
+
+
+def test_a_later_run_tries_what_lived_or_was_left_and_counts_it_once() -> None:
+    every = mutants(["open.lua", "turn.lua"])
+    live, caught, left, other = (each.name for each in every[:4])
+    before = {"of": 4, "mutants": 3, "caught": 1, "live": [live, other], "left": [left]}
+    result, chosen = again(before, every, every[:3])
+    assert [each.name for each in chosen] == [live, left]
+    assert (result["mutants"], result["live"], result["left"]) == (2, [other], [live, left])
+    with pytest.raises(SystemExit, match="turn"):
+        again(before | {"left": [every[-1].name]}, mutants(["open.lua"]), [])
 
 
 def test_each_mutant_that_is_listed_as_equivalent_is_one_of_the_scripts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +10,17 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.model.place import Site
+from gpuqueue.model.attempt import Observation
+from gpuqueue.model.ends import End
+from gpuqueue.model.place import PlaceKind, Site
+from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
+from tests.property.faulty_machine import APPLICATION, Machine
 from tests.property.going_on import POD, Instance
+from tests.property.scaled import AUTO, Scaled
 from tests.property.test_node_domains import AB, SLOTS, T4, Queue
 
 pytestmark = pytest.mark.integration
@@ -76,7 +83,52 @@ def test_a_cluster_that_is_back_stops_no_machine_whose_gpus_count_by_now(queue: 
     assert len(line.take_in(gpus, job, "{}").granted) == 1
 
 
-# -- pods that go on -------------------------------------------------------------------------------
+def test_only_a_gpu_that_fails_is_said_to_be_a_domain_that_fails(
+    machine: Callable[..., Machine],
+) -> None:
+    here = machine(lambda record: record["id"])
+    here.gpu_class = GpuClass("t4", shared_slots=1, exclusive_slots=1).on(4)
+    here.submit("gpu", "import")
+    here.end_all()
+    found = {name: each.get("domain") for name, each in here.places().items()}
+    assert found == {"device:h/GPU-a": "0", APPLICATION: None}
+
+
+# -- nodes that may come ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scaled(schedule_redis: redis.Redis) -> Scaled:
+    """A shared job runs on the only node, and an exclusive one waits for a node to come."""
+    scaled = Scaled(schedule_redis, AUTO)
+    scaled.look("a")
+    scaled.send("s"), scaled.send("e", "exclusive")
+    return scaled
+
+
+def test_a_pod_that_has_no_node_yet_keeps_its_slot(scaled: Scaled) -> None:
+    assert scaled.line.observed([Observation(scaled.attempt("e"), pod="p")]) == [True]
+    assert scaled.record("e")["pod"] == "p"
+    assert is_unbound(scaled.domain("e")) and scaled.stopped() == []
+
+
+def test_a_pod_that_is_given_up_ends_for_its_first_reason(scaled: Scaled) -> None:
+    end = End(EndReason.UNSCHEDULABLE, "no node", blames=PlaceKind.SCHEDULING)
+    assert scaled.line.give_up(scaled.attempt("e"), end)
+    scaled.lands("e", "a")
+    assert (scaled.record("e")["doom_error"], scaled.stopped()) == ("no node", [])
+
+
+def test_a_pod_that_is_stopped_is_stopped_since_the_first_time(scaled: Scaled) -> None:
+    began = scaled.now
+    scaled.line.cancel("t4", "e", terminate=True)
+    scaled.now += 5
+    scaled.lands("e", "a")
+    assert "came to node a" in scaled.record("e")["doom_error"]
+    assert [since for _, since in scaled.reader.todo("t4", scaled.now).stopping] == [began]
+
+
+# -- processes and pods that go on -----------------------------------------------------------------
 
 
 def test_a_pod_on_a_node_that_has_left_the_class_goes_on_with_no_job(
@@ -115,3 +167,15 @@ def test_a_pod_of_no_known_node_waits_beside_jobs_of_the_other_isolation(
     assert (pod.answer(), pod.called()) == ("waits", True)
     assert len(pod.submit("s", warm=None)) == 1
     assert pod.called() is True
+
+
+def test_a_process_goes_on_beside_as_many_jobs_as_its_gpu_may_have(
+    schedule_redis: redis.Redis,
+) -> None:
+    here = Instance(schedule_redis, devices=2)
+    here.gpu_class = GpuClass("t4", shared_slots=4, exclusive_slots=1).on(2)
+    here.announce()
+    here.start()
+    assert len(here.submit(*"bcdefgh", "next")) == 7
+    assert here.ask() == "next"
+    assert here.record("next")["domain"] == "0"

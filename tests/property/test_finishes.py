@@ -182,6 +182,9 @@ def test_a_finisher_that_gets_its_pod_ends_the_hold(job: Finishing) -> None:
     assert begun(job, "k", "f2") == "ok"
     tried = job.reader.record("t4", "k")
     assert tried and tried["finish_probes"] == [IMAGE_PLACE]
+    job.line.finish_claim("t4", "k", "f2", 135)
+    tried = job.reader.record("t4", "k")
+    assert tried and tried["finish_probes"] == [IMAGE_PLACE], "it keeps the job, and tries on"
     job.now += 1
     assert begun(job, "j", "f3") == "held", "the first waits"
     job.line.finishes_go_on("t4", tried["finish_probes"])

@@ -12,7 +12,7 @@ import pytest
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind, Site
-from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.store import places
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import class_key
@@ -176,6 +176,29 @@ def test_an_attempt_lets_one_try_the_hold_of_that_step_alone(
     hold(here, "scheduling:t4")
     ExecutorAttempt(here.client, attempt, here.started[0]["token"]).claim("ns/j/u", "w")
     assert {each["until"] for each in here.places().values()} == {here.now + 100}
+
+
+def test_a_pod_that_is_reported_again_lets_none_try_a_hold(machine: Callable[..., Machine]) -> None:
+    here = pods(machine, lambda record: "success")
+    here.submit("a")
+    attempt = Attempt.of(here.started[0])
+    hold(here, "quota:t4")
+    here.line.observed([Observation(attempt, wait=WaitReason.UNCONFIRMED)])
+    assert here.places()["quota:t4"]["until"] == here.now + 100, "it has no pod yet"
+    told = Observation(attempt, pod="p", node="n")
+    here.line.observed([told])
+    hold(here, "scheduling:t4")
+    here.line.observed([told])
+    assert {each["until"] for each in here.places().values()} == {here.now + 100}
+
+
+def test_a_job_on_a_host_tries_no_hold(machine: Callable[..., Machine]) -> None:
+    """A cluster that serves the class, too, has met it."""
+    here = machine(lambda record: "success", site=Site("h", "shop"), devices=0)
+    hold(here, "launch:t4", until=here.now)
+    before = here.places()
+    here.submit("a")
+    assert "probes" not in here.started[0] and here.places() == before
 
 
 @pytest.mark.parametrize("until", [None, -5])

@@ -251,9 +251,10 @@ def test_limits_of_tenants_count_jobs_and_their_use_counts_gpus(four: Several) -
     assert found["red"].gpu_seconds == pytest.approx(200)
     assert found["blue"].gpu_seconds == pytest.approx(100)
     four.client.delete(four.key("tenant_running"))
+    four.now += 10
     turn(four)
     assert len(four.zset("tenant_running")) == 3, "the slots of both jobs"
-    four.now += 50
+    four.now += 40
     assert four.end("r") == ["r2"]
     found = {each.name: each for each in tenants.of("t4").tenants}
     assert found["red"].gpu_seconds == pytest.approx(300)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 
@@ -10,7 +12,9 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.tenant import ClassRules, TenantRule
-from tests.property.tenants import TenantQueue
+from gpuqueue.store.keys import class_key
+from tests.property.going_on import Instance
+from tests.property.tenants import LOSABLE, TenantQueue
 
 pytestmark = pytest.mark.integration
 WIDE = GpuClass("t4", shared_slots=4)
@@ -120,3 +124,39 @@ def test_a_damaged_rule_counts_as_none(queue: TenantQueue, field: str, text: str
     queue.end("a-1")
     assert queue.running() == {"a": 4}
     queue.check_index()
+
+
+def test_a_job_that_was_in_no_line_is_cancelled_without_a_tenant(queue: TenantQueue) -> None:
+    queue.send("a")
+    record: Any = {"delivery": "b", "id": "b", "isolation": "shared", "gpu_class": "t4"}
+    assert queue.line.accept("t4", record | {"tenant": "b"}, "{}") == "accepted"
+    queue.line.cancel("t4", "b")
+    assert set(queue.states()) == {"a"}
+
+
+def test_a_leftover_of_a_job_that_finishes_leaves_the_line_of_its_tenant(
+    queue: TenantQueue,
+) -> None:
+    queue.send("a")
+    assert queue.send("a", reason="REJECTED", error="no") == "finishing"
+    queue.client.delete(queue.key("finishing"), queue.key("tenant_order"))
+    queue.client.zadd(queue.key("waiting_shared"), {"a-2": 0})
+    queue.turn()
+    assert set(queue.zset("finishing")) == {"a-2"} and not queue.zset("waiting_shared")
+    queue.check_index()
+
+
+def test_a_look_that_finds_no_tenant_any_more_keeps_none(schedule_redis: redis.Redis) -> None:
+    here = Instance(schedule_redis)
+    here.submit("b", tenant="red", eta=here.now + 10)
+    here.line.cancel("t4", "b")
+    here.now += 86_401  # a half-life
+    here.announce()
+    here.line.tick("t4")
+    here.start()
+    here.submit("c")
+    assert here.client.hkeys(class_key("t4", "tenants")) == [".", "#2", "="]
+    here.client.delete(class_key("t4", "tenant_order"))
+    assert here.ask() == "c"
+    assert here.client.hget(class_key("t4", "gate"), "order") == "arrival"
+    assert not here.client.exists(*(class_key("t4", name) for name in LOSABLE))

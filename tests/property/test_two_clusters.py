@@ -4,6 +4,7 @@ jobs, on its own nodes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.domains import Domains
-from gpuqueue.store.keys import CLASSES
+from gpuqueue.store.keys import CLASSES, class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.owners import Owners, ServedElsewhere
 from tests.property.open_class import OpenClass
@@ -159,3 +160,16 @@ def test_a_pod_of_another_cluster_adds_no_node(queue: OpenClass) -> None:
     south.lists("x")
     north.line.observed([Observation(north.running["one"], node="a")])
     assert "a" not in domains(queue)
+
+
+def test_attempts_of_one_owner_alone_are_taken_over(schedule_redis: redis.Redis) -> None:
+    queue, jobs = OpenClass(schedule_redis), class_key("t4", "jobs")
+    owners = {"own": "north", "other": "east", "lost": "north", "later": "north"}
+    for name, queue.line.owner in owners.items():
+        record: Any = {"delivery": name, "id": name, "isolation": "shared", "gpu_class": "t4"}
+        queue.line.take_in(replace(WHOLE, shared_slots=4), record, "{}")
+    queue.client.hdel(jobs, "lost")
+    queue.client.hset(jobs, "later", json.dumps(queue.record("later") | {"attempt": 2}))
+    assert Owners(queue.client).take_over("t4", "north", "south") == 1
+    assert queue.record("own")["owner"] == "south"
+    assert [queue.record(name)["owner"] for name in ("other", "later")] == ["east", "north"]

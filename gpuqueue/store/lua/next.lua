@@ -74,11 +74,10 @@ local function as_instance(before)
   }
 end
 
--- The domain of the instance. An earlier version gave it a slot without one.
+-- The domain of the instance. An earlier version gave a pod a slot without one.
 function domain.of_instance(before, spec)
   local own = domain.of_record(spec, before)
-  local unknown = own == domain.NOWHERE_YET and spec.domain == 'node'
-  return unknown and context.node or own
+  return own == domain.NOWHERE_YET and context.node or own
 end
 
 -- Whether the instance can run a job. `v`: what the decision depended on.
@@ -124,7 +123,6 @@ end
 local function look_ahead(before, ask)
   local key = K['holders_' .. before.isolation]
   local since = redis.call('ZSCORE', key, holder)
-  local device = redis.call('HGET', K.devices, holder)
   redis.call('ZREM', key, holder)
   redis.call('HDEL', K.devices, holder)
   local number = slots.leave(holder, before)
@@ -136,7 +134,7 @@ local function look_ahead(before, ask)
   local good = job and fits(job, v, before, ask.spec)
   redis.call('ZADD', key, since, holder)
   slots.enter(holder, number)
-  if device then slots.hold_devices(holder, slots.devices_of(before)) end
+  slots.hold_devices(holder, slots.devices_of(before))
   if own then
     local ends = domain.planned_end(before, before.started)
     domain.enter(holder, own, before.isolation, ends, number)
