@@ -19,7 +19,7 @@ _INTRODUCTION = (
     "Dispatchers and the command line read their settings from the environment.\n"
     "An empty variable counts as unset.\n"
     "A wrong value stops the dispatcher with a message of the form `NAME=value problem; fix`.\n"
-    "`gpuqueue doctor` checks all settings."
+    "`gpuqueue doctor` checks all settings, and names those that are misspelt."
 )
 #: The settings that make classes, or hold for all of them.
 _OF_CLASSES = re.compile(

@@ -116,7 +116,10 @@ class Run:
                 sorted(each for each in app.tasks if not each.startswith("celery."))[:20]
             )
             where = f"GPUQUEUE_APP={self._environ.get('GPUQUEUE_APP')!r}"
-            missing = TaskNotFound(f"task {name!r} is not in {where}; it has: {known}")
+            missing = TaskNotFound(
+                f"task {name!r} is not in {where}, which has: {known or 'none'}; import its module"
+                " there, or list it in `include`"
+            )
             task = raiser(app, self._record, missing)
         return self._trace(app, task, body)
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from gpuqueue.model.names import SHARED
 
-#: A rank is priority * ARRIVALS + arrival; see lua/lib/tenants.lua.
-ARRIVALS = 2**45
 #: The domain of a holder that may be in any.
 NOWHERE_YET = ""
 

@@ -173,6 +173,7 @@ class Server:
             version=__version__,
             pid=os.getpid(),
             unsafe=self._parent.unsafe,
+            problem=self._parent.problem,
             app=self._app,
             profile=profile.described() if profile else None,
         )

@@ -22,8 +22,8 @@ def names(kind: type[BaseSettings]) -> frozenset[str]:
     """Return the environment names of all fields of a settings class."""
     found: set[str] = set()
     for each in kind.model_fields.values():
-        if isinstance(each.validation_alias, AliasChoices):
-            found.update(str(name) for name in each.validation_alias.choices)
+        alias = each.validation_alias
+        found.update(map(str, alias.choices if isinstance(alias, AliasChoices) else [alias]))
     return frozenset(found)
 
 

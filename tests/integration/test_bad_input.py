@@ -204,7 +204,7 @@ def test_a_gpu_header_that_cannot_be_is_refused(shop: ModuleType, header: Any, w
         (
             {"task": "shop.no_such"},
             TaskNotFound,
-            "task 'shop.no_such' is not in GPUQUEUE_APP='shop'; it has: shop.add,",
+            "task 'shop.no_such' is not in GPUQUEUE_APP='shop', which has: shop.add,",
         ),
         (
             {"body": "[[1], {}, {}]"},

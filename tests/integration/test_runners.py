@@ -188,7 +188,7 @@ def test_an_extended_result_names_the_attempt_and_its_host(own: Stack) -> None:
 @pytest.mark.slow
 def test_changed_application_is_imported_again(own: Stack) -> None:
     write(own, "VALUE = 1")
-    own.dispatcher()
+    node = own.dispatcher()
     assert ask(own, "value") == 1
     [before] = runners_of(own.url)
     write(own, "VALUE = 2")
@@ -202,6 +202,7 @@ def test_changed_application_is_imported_again(own: Stack) -> None:
         "it is held",
         lambda: str(own.record(job.id)),
     )
+    assert "jobs wait here for their application: GPUQUEUE_APP='own' cannot" in node.logs()
     write(own, "VALUE = 3")
     assert job.get(PATIENCE) == 3
 

@@ -59,7 +59,7 @@ def results_kept(state: State, expires: dict[str, float | None]) -> Iterator[Che
     for whose, seconds in expires.items():
         saw = (
             f"{whose}: {duration(seconds) if seconds else 'never'}; longest time limit of a live"
-            f" job: {duration(longest)}"
+            f" job: {duration(longest) if longest else 'none'}"
         )
         short = seconds is not None and seconds < longest
         fix = f"raise result_expires of the {whose} above {longest:.0f} s" if short else ""

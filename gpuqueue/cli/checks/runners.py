@@ -34,7 +34,12 @@ def executors(settings: Settings, app: str | None) -> Iterator[Check]:
         )
         return
     unsafe = sorted({str(each["unsafe"]) for each in said if each["unsafe"]})
-    if not unsafe:
+    # No runner of an older version says it.
+    problems = sorted({str(each["problem"]) for each in said if each.get("problem")})
+    for each in problems:
+        problem, _, fix = each.rpartition("; ")
+        yield Check(NAME, Level.WARN, problem, f"{fix}; the next job imports it again")
+    if not (unsafe or problems):
         pids = ", ".join(str(each["pid"]) for each in said)
         yield Check(NAME, Level.OK, f"forked from the imported application (runner: pid {pids})")
     for each in unsafe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
@@ -17,6 +18,7 @@ from gpuqueue.cli.checks import (
     profiles,
     redis_server,
     runners,
+    setting_names,
 )
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view import render
@@ -64,6 +66,7 @@ def examine(app: str | None) -> Iterator[Check]:
     yield Check(
         "settings", Level.OK, f"{settings.execution_mode} mode, classes {', '.join(classes)}"
     )
+    yield from setting_names.misspelt(os.environ)
     name = app or settings.app
     looking = application.begin(name) if name else None
     state = _connect(settings, url, settings.redis_setting)

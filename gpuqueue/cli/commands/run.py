@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -28,6 +29,8 @@ from gpuqueue.submit import run as container
 
 CANCELLED = 130
 FAILED = 1
+#: Seconds after which it says that no dispatcher has taken the job.
+UNTAKEN = 5.0
 
 
 @click.command()
@@ -102,7 +105,7 @@ def run(
                 click.echo(job_id)
                 return 0
             click.echo(f"gpuqueue: job {job_id}", err=True)
-            return _print(result.get(timeout=timeout))
+            return _print(_wait(state, job_id, result, options["queue"], timeout))
         except KeyboardInterrupt:
             return _cancel(state, job_id)
         except TaskRevokedError:
@@ -132,6 +135,26 @@ def _check_taker(state: State, gpu_class: str) -> None:
         )
     if not state.dispatchers():
         click.echo(f"gpuqueue: {NO_DISPATCHER_NOW if classes else NO_DISPATCHER_EVER}", err=True)
+
+
+def _wait(state: State, job_id: str, result: Any, queue: str, timeout: float | None) -> Any:
+    """Return the result. Say so on the way if no dispatcher takes the job, which then waits for
+    longer than any slot could explain.
+    """
+    first = UNTAKEN if timeout is None else min(timeout, UNTAKEN)
+    try:
+        return result.get(timeout=first)
+    except TookTooLong:
+        if first == timeout:
+            raise
+    with suppress(RedisError):  # the job goes on
+        if find(state, job_id) is None:
+            click.echo(
+                f"gpuqueue: no dispatcher has taken it from {queue} yet; start one that does"
+                f" (`celery -A gpuqueue worker -Q {queue}`), or name another class (--class)",
+                err=True,
+            )
+    return result.get(timeout=None if timeout is None else timeout - first)
 
 
 def _variables(env: tuple[str, ...]) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Runner:
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._answers: dict[str, tuple[socket.socket, Future[Mapping[str, Any]]]] = {}
-        self._unsafe = ""
+        self._unsafe = self._problem = ""
         self._failed: tuple[float, GpuQueueError] | None = None
         self._closed = False
 
@@ -271,6 +271,14 @@ class Runner:
                     "executors are started, not forked: %s", unsafe, extra={"action": "spawns"}
                 )
             self._unsafe = unsafe
+            # No runner of an older version says it.
+            if (problem := message.get("problem", "")) and problem != self._problem:
+                logger.warning(
+                    "jobs wait here for their application: %s",
+                    problem,
+                    extra={"action": "not_imported"},
+                )
+            self._problem = problem
             if (profile := Profile.parse(message.get("profile"))) is not None:
                 self._on_profile(profile)
         elif (asked := self._answers.get(message["nonce"])) is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery.exceptions import TimeoutError as TookTooLong
 
 from gpuqueue.cli.commands import run
 from gpuqueue.errors import ContainerFailed, GpuQueueError
@@ -61,6 +62,38 @@ def test_a_job_out_of_sight_is_not_reported_as_failed(
         GpuQueueError, match=r"(?s)the state of job j is unknown: .*; see `gpuqueue why j`"
     ):
         failed(monkeypatch, record)
+
+
+class Late:
+    """A result that comes at the second call."""
+
+    def __init__(self) -> None:
+        self.waits: list[float | None] = []
+
+    def get(self, timeout: float | None) -> str:
+        self.waits.append(timeout)
+        if len(self.waits) == 1:
+            raise TookTooLong
+        return "result"
+
+
+@pytest.mark.parametrize("found", [None, {"state": "waiting"}, redis.ConnectionError("refused")])
+def test_a_job_that_no_dispatcher_takes_is_told(
+    found: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find(state: object, job_id: str) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(run, "find", find)
+    late = Late()
+    assert run._wait(None, "j", late, "gpu.auto", 60.0) == "result"  # type: ignore[arg-type]
+    assert late.waits == [run.UNTAKEN, 60.0 - run.UNTAKEN]
+    untaken = "no dispatcher has taken it from gpu.auto yet" in capsys.readouterr().err
+    assert untaken is (found is None)
+    with pytest.raises(TookTooLong):
+        run._wait(None, "j", Late(), "gpu.auto", 1.0)  # type: ignore[arg-type]
 
 
 def test_a_variable_without_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

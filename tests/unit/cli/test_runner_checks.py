@@ -50,8 +50,8 @@ def answering(runtime: Runtime, *said: bytes) -> Iterator[None]:
             thread.join()
 
 
-def hello(app: str = "shop", unsafe: str = "") -> bytes:
-    return wire.encode("hello", version="1", pid=7, unsafe=unsafe, app=app)
+def hello(app: str = "shop", **more: str) -> bytes:
+    return wire.encode("hello", version="1", pid=7, app=app, **{"unsafe": "", **more})
 
 
 def looked(settings: Settings) -> tuple[Level, str]:
@@ -71,6 +71,11 @@ def test_the_reason_of_a_runner_that_spawns_is_shown(settings: Settings, tmp_pat
     with answering(prepare(tmp_path, "one"), whole[:9], whole[9:]):
         level, saw = looked(settings)
     assert level is Level.WARN and saw.endswith("the application started 3 threads")
+
+
+def test_a_runner_without_the_application_says_why(settings: Settings, tmp_path: Path) -> None:
+    with answering(prepare(tmp_path, "one"), hello(problem="it cannot be imported; correct it")):
+        assert looked(settings) == (Level.WARN, "it cannot be imported")
 
 
 @pytest.mark.parametrize(
