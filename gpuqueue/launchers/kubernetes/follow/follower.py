@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod, with_node
 from gpuqueue.launchers.kubernetes.follow.class_nodes import ClassNodes
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
+from gpuqueue.launchers.kubernetes.follow.closed_nodes import ClosedNodes
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs, of_pods
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import of_job as ended_of_job
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
@@ -32,7 +34,7 @@ from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.launchers.kubernetes.manifest.sample import sample_pod
 from gpuqueue.launchers.kubernetes.status.ends import container_end
-from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, never_runs, read_status
 from gpuqueue.launchers.kubernetes.status.refusals import of_its_class
 from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.ends import End, explain
@@ -40,6 +42,7 @@ from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.steps import Steps
 
+logger = logging.getLogger(__name__)
 #: Logs fetched in parallel.
 LOG_THREADS = 4
 #: Seconds that a stop waits for the log so far.
@@ -98,6 +101,7 @@ class Follower:
             self.nodes.is_gone,
         )
         claim_within = settings.claim_within(common.start_timeout)
+        self._closed_nodes = ClosedNodes(api)
         self._suspensions = Suspensions(api, observations, claim_within, self._attempt_of)
         self._pod_logs = PodLogs(
             api, observations, settings.log_tail_bytes, whole_logs, common.owner
@@ -117,6 +121,7 @@ class Follower:
         self._begun_pods: set[str] = set()
         self._ended_pods: set[str] = set()
         self._undecided: dict[str, float] = {}  # ended pods whose end is still read → by when
+        self._decided: dict[str, End] = {}  # ends of deleted pods, as they were read
         self._without_end: set[str] = set()  # those whose attempt waits for another pod
         self._deleted_jobs: set[str] = set()  # by this process, and their pods are still there
         self._listed: list[LiveAttempt] = []
@@ -159,6 +164,8 @@ class Follower:
                 return self._silent.end_of(entry)
             if self._is_undecided(entry):
                 return None
+        if entries and (decided := self._decided.get(entries[0].pod.metadata.uid)):
+            return decided
         if entries:
             entry = self._kept_pods.with_own_end(entries[0])
             live = self._attempt_of(entry)
@@ -301,12 +308,22 @@ class Follower:
             self._begun_pods.discard(uid)
             self._ended_pods.discard(uid)
             self._without_end.discard(uid)
+            self._decided.pop(uid, None)
 
     def _ended(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
         if uid in self._ended_pods:
             return
         self._ended_pods.add(uid)
+        if entry.pod.metadata.finalizers and never_runs(entry.pod):
+            logger.warning(
+                "%s: its pod %s was deleted before it had a node, and stays for its finalizers %s;"
+                " its slot is free",
+                live.running.attempt.holder,
+                entry.pod.metadata.name,
+                ", ".join(entry.pod.metadata.finalizers),
+                extra={"action": "pod_stays"},
+            )
         end = _end_of(self._kept_pods.with_own_end(entry), live)
         if end.reason is EndReason.POD_DELETED and entry.job not in self._deleted_jobs:
             self._undecided[uid] = time.monotonic() + DECIDED_WITHIN
@@ -320,7 +337,12 @@ class Follower:
         found: End | None = end
         try:
             found = self._suspensions.end_after(entry, live, end)
+            if found is not None and found.reason is EndReason.POD_DELETED:
+                found = self._closed_nodes.end_after(entry.job, entry.pod, found)
         finally:
+            with self._lock:
+                if found is not None and self.pods.known(uid):
+                    self._decided[uid] = found
             self._undecided.pop(uid, None)
             if found is not None:
                 self._tell(entry, live, found)
