@@ -199,6 +199,8 @@ class JobStatus(_Conditions, frozen=True):
     active: int | None = None
     failed: int | None = None
     succeeded: int | None = None
+    start_time: str | None = None
+    completion_time: str | None = None
 
     @property
     def ended(self) -> Condition | None:

@@ -7,18 +7,15 @@ others.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
-from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
+from gpuqueue.launchers.kubernetes.api.errors import Forbidden
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.status.nodes import refusal
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
-
-logger = logging.getLogger(__name__)
 
 
 class ClosedNodes:
@@ -31,28 +28,22 @@ class ClosedNodes:
     def __init__(self, api: Requests) -> None:
         self._api = api
 
-    def end_after(self, name: str, pod: Pod, end: End) -> End:
-        """Return the end of a deleted pod of a Job. What cannot be read changes nothing.
+    def end_now(self, name: str, pod: Pod, end: End) -> End:
+        """Return the end of a deleted pod of the Job of a name. Raises ApiError.
 
         ``end``: as the pod states it.
         """
-        try:
-            return self.end_of(self._api.get_job(name), pod, end)
-        except ApiError as exc:
-            logger.info("%s: not read: %s", name, exc, extra={"action": "job_unknown"})
-            return end
+        return self.end_of(self._api.get_job(name), pod, end)
 
     def end_of(self, job: Job | None, pod: Pod, end: End) -> End:
-        """Return what :meth:`end_after` does, for a Job that was just read. None: it is gone."""
+        """Return what :meth:`end_now` does, for a Job that was just read. None: it is gone."""
         name = pod.spec.node_name
         # A user who deletes a Job wants its end. A drain deletes the pod alone.
         if not name or job is None or job.metadata.deletion_timestamp is not None:
             return end
         try:
             node = self._api.get_node(name)
-        except ApiError as exc:
-            if not isinstance(exc, Forbidden):
-                logger.info("node %s: not read: %s", name, exc, extra={"action": "node_unknown"})
+        except Forbidden:  # most dispatchers have no such right, and do without
             return end
         if node is None:
             text = f"its pod was deleted, and its node {name} is gone"

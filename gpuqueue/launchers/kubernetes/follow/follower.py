@@ -24,6 +24,7 @@ from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs, of
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import of_job as ended_of_job
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
 from gpuqueue.launchers.kubernetes.follow.kept_pods import KeptPods
+from gpuqueue.launchers.kubernetes.follow.node_starts import NodeStarts
 from gpuqueue.launchers.kubernetes.follow.pod_logs import PodLogs
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
@@ -90,6 +91,7 @@ class Follower:
             lambda each: sample_pod(each, settings, common),
             common.owner,
         )
+        self._starts = NodeStarts(classes)
         self._clocks = PodClocks(
             api,
             observations,
@@ -99,6 +101,7 @@ class Follower:
             self._attempt_of,
             classes,
             self.nodes.is_gone,
+            self._starts,
         )
         claim_within = settings.claim_within(common.start_timeout)
         self._closed_nodes = ClosedNodes(api)
@@ -169,7 +172,7 @@ class Follower:
         if entries:
             entry = self._kept_pods.with_own_end(entries[0])
             live = self._attempt_of(entry)
-            return _end_of(entry, live) if live else entry.status.end
+            return self._end_of(entry, live) if live else entry.status.end
         return self._jobs_without_pod.end_of(parsed.job)
 
     def list(self) -> builtins.list[LiveAttempt]:
@@ -289,6 +292,8 @@ class Follower:
 
     def _handle(self, entry: Entry, live: LiveAttempt) -> None:
         self._jobs_without_pod.pod_appeared(entry.job)
+        own = live.record.get("image") or ""
+        self._starts.changed(entry, live.running.attempt.gpu_class, own)
         if entry.status.end is not None:
             self._clocks.gone(entry.pod.metadata.uid)
             self._ended(entry, live)
@@ -303,6 +308,7 @@ class Follower:
         self._clocks.gone(uid)
         self._kept_pods.forget(uid)
         self._silent.gone(uid)
+        self._starts.forget(uid)
         with self._lock:
             self._attempts.pop(uid, None)
             self._begun_pods.discard(uid)
@@ -324,7 +330,7 @@ class Follower:
                 ", ".join(entry.pod.metadata.finalizers),
                 extra={"action": "pod_stays"},
             )
-        end = _end_of(self._kept_pods.with_own_end(entry), live)
+        end = self._end_of(self._kept_pods.with_own_end(entry), live)
         if end.reason is EndReason.POD_DELETED and entry.job not in self._deleted_jobs:
             self._undecided[uid] = time.monotonic() + DECIDED_WITHIN
             self._beside(self._pod_deleted, entry, live, end)
@@ -338,7 +344,8 @@ class Follower:
         try:
             found = self._suspensions.end_after(entry, live, end)
             if found is not None and found.reason is EndReason.POD_DELETED:
-                found = self._closed_nodes.end_after(entry.job, entry.pod, found)
+                ask = partial(self._closed_nodes.end_now, entry.job, entry.pod, found)
+                found = self._suspensions.patiently(entry.job, ask) or found
         finally:
             with self._lock:
                 if found is not None and self.pods.known(uid):
@@ -350,6 +357,13 @@ class Follower:
                 with self._lock:
                     if self.pods.known(uid):
                         self._without_end.add(uid)
+
+    def _end_of(self, entry: Entry, live: LiveAttempt) -> End:
+        end = of_its_class(entry.status.end or explain(None), live.record)
+        gpu_class = live.running.attempt.gpu_class
+        own = live.record.get("image") or ""
+        end = self._starts.where_it_belongs(end, entry.status.node, gpu_class, own)
+        return container_end(entry.pod, end) if live.is_container else end
 
     def _is_undecided(self, entry: Entry) -> bool:
         by = self._undecided.get(entry.pod.metadata.uid)
@@ -411,11 +425,6 @@ class Follower:
         self._jobs_without_pod.stop()
         self.sight.close()
         self._logs.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_of(entry: Entry, live: LiveAttempt) -> End:
-    end = of_its_class(entry.status.end or explain(None), live.record)
-    return container_end(entry.pod, end) if live.is_container else end
 
 
 def _identity(live: LiveAttempt) -> tuple[Attempt, str]:

@@ -76,7 +76,6 @@ def deleted_pod(*tolerations: dict[str, str]) -> Pod:
         (node(gone="2026-11-28T13:21:42Z"), R.EVICTED, "being deleted"),
         (None, R.NODE_LOST, "its node node-a is gone"),
         (Forbidden("cannot get nodes", status=403), R.POD_DELETED, "its pod was deleted"),
-        (Unreachable("no answer"), R.POD_DELETED, "its pod was deleted"),
     ],
 )
 def test_a_pod_deleted_from_a_node_that_takes_none_was_drained(
@@ -85,20 +84,28 @@ def test_a_pod_deleted_from_a_node_that_takes_none_was_drained(
     pod = deleted_pod({"key": "nvidia.com/gpu", "operator": "Exists"})
     end = PodTable().put(pod, 0.0).status.end
     assert end is not None and end.reason is R.POD_DELETED
-    told = ClosedNodes(_any(Cluster(found, job()))).end_after("j", pod, end)
+    told = ClosedNodes(_any(Cluster(found, job()))).end_now("j", pod, end)
     assert (told.reason, told.evidence) == (reason, end.evidence)
     assert words in told.error
 
 
 @pytest.mark.parametrize(
-    "found", [None, job(deletionTimestamp="2026-11-28T13:21:42Z"), Unreachable("no answer")]
+    "found", [None, job(deletionTimestamp="2026-11-28T13:21:42Z")], ids=["gone", "going"]
 )
 def test_a_pod_that_goes_with_its_job_was_not_drained(found: Any) -> None:
     pod = deleted_pod()
     end = PodTable().put(pod, 0.0).status.end
     assert end is not None
     cluster = Cluster(node(unschedulable=True), found)
-    assert ClosedNodes(_any(cluster)).end_after("j", pod, end) is end
+    assert ClosedNodes(_any(cluster)).end_now("j", pod, end) is end
+
+
+def test_a_node_that_cannot_be_read_now_is_asked_for_again() -> None:
+    pod = deleted_pod()
+    end = PodTable().put(pod, 0.0).status.end
+    assert end is not None
+    with pytest.raises(Unreachable):
+        ClosedNodes(_any(Cluster(Unreachable("no answer"), job()))).end_now("j", pod, end)
 
 
 def _any(double: Any) -> Any:
