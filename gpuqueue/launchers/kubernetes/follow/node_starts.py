@@ -21,8 +21,6 @@ from gpuqueue.model.reasons import EndReason
 
 #: Seconds for which a start proves that the pods of its class start.
 PROVES: Final = 60.0
-#: What a node may lack alone.
-_BY_NODE: Final = frozenset({PlaceKind.PODS, PlaceKind.IMAGE})
 _WAITS: Final = frozenset({Phase.UNSCHEDULED, Phase.PREPARING})
 
 
@@ -64,16 +62,19 @@ class NodeStarts:
         pods have started on other nodes lately, and none on this one. Else the next attempt of the
         job prefers another node.
         """
-        if end.blames not in _BY_NODE or not node:
+        # That of one job is the fault of the job, unless another node has just pulled it.
+        pulled = end.reason is EndReason.IMAGE and end.blames in ("", PlaceKind.IMAGE)
+        if not (pulled or end.blames == PlaceKind.PODS) or not node:
             return end
-        of_image = image if end.blames == PlaceKind.IMAGE else None
+        of_image = image if pulled else None
         if self._fails_alone(node, gpu_class, of_image):
             # As a node that rejects pods: it has not come to the job.
             text = f"{end.error}; pods like it have just started on other nodes, and none on {node}"
             return replace(end, reason=EndReason.INFRA, error=text, avoid=node, blames=REJECTION)
         known = self._classes.get(gpu_class)
         # An autoscaler would add node after node.
-        return end if known and known.scale_to else replace(end, avoid=node)
+        stays = not end.blames or (known and known.scale_to)
+        return end if stays else replace(end, avoid=node)
 
     def _fails_alone(self, node: str, gpu_class: str, image: str | None) -> bool:
         now = self._clock()

@@ -32,13 +32,13 @@ class World:
         self.starts = NodeStarts(classes, lambda: self.now)
         self.table = PodTable()
 
-    def sees(self, uid: str, node: str, *pods: Pod, gpu_class: str = "t4") -> None:
+    def sees(self, uid: str, node: str, *pods: Pod, image: str = "") -> None:
         """See the states of a pod."""
         for pod in pods:
             metadata = msgspec.structs.replace(pod.metadata, uid=uid)
             spec = msgspec.structs.replace(pod.spec, node_name=node)
             pod = msgspec.structs.replace(pod, metadata=metadata, spec=spec)
-            self.starts.changed(self.table.put(pod, self.now), gpu_class)
+            self.starts.changed(self.table.put(pod, self.now), "t4", image)
 
     def end_on(self, node: str, end: End = HELD, gpu_class: str = "t4") -> End:
         return self.starts.where_it_belongs(end, node, gpu_class)
@@ -62,14 +62,18 @@ def test_a_node_that_fails_pods_alone_is_at_fault(started: Pod) -> None:
     assert world.end_on("bad", gpu_class="a100").blames == PlaceKind.PODS
 
 
-@pytest.mark.parametrize("image", ["", "far.example/train:7"])
-def test_a_node_that_alone_pulls_no_image_is_at_fault(image: str) -> None:
+@pytest.mark.parametrize("blames", [PlaceKind.IMAGE, ""], ids=["its class", "its job alone"])
+def test_a_node_that_alone_pulls_no_image_is_at_fault(blames: str) -> None:
+    """Its mirror may lack an image that the registry has."""
     world = World()
+    own = "far.example/train:7"
     world.sees("1", "good", INIT, RUNS)
-    end = replace(HELD, blames=PlaceKind.IMAGE)
-    told = world.starts.where_it_belongs(end, "bad", "t4", image)
-    assert told.blames == (REJECTION if image == "" else PlaceKind.IMAGE)
-    assert told.avoid == "bad"
+    end = End(EndReason.IMAGE, "not found", blames=blames)
+    told = world.starts.where_it_belongs(end, "bad", "t4", own)
+    assert told == (replace(end, avoid="bad") if blames else end), "it is of another image"
+    world.sees("2", "good", INIT, RUNS, image=own)
+    told = world.starts.where_it_belongs(end, "bad", "t4", own)
+    assert (told.reason, told.avoid, told.blames) == (EndReason.INFRA, "bad", REJECTION)
 
 
 def test_what_fails_where_pods_have_started_lately_holds_the_class() -> None:
