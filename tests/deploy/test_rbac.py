@@ -47,8 +47,9 @@ DOCTORS = {
     *("list_quotas", "list_limit_ranges"),
 }
 OPERATORS = {"get_node"}
-#: A dispatcher does without them if it may not: the UID of kube-system is one mark of a cluster.
-OPTIONAL = {"get_namespace"}
+#: A dispatcher does without them if it may not: the UID of kube-system is one mark of a cluster,
+#: and the node of a deleted pod tells whether it was drained.
+OPTIONAL = {"get_namespace", "get_node"}
 #: Makes other requests, and sends none.
 MAKES = {"within"}
 

@@ -49,6 +49,14 @@ ENDS: dict[str, list[Pod]] = {
     "DisruptionTarget `DeletionByPodGC`": [by("DeletionByPodGC")],
     "DisruptionTarget `EvictionByEvictionAPI` (a drain)": [by("EvictionByEvictionAPI")],
     "DisruptionTarget `TerminationByKubelet`": [by("TerminationByKubelet")],
+    "TerminationTarget, and deleted: Kueue stops the pod": [
+        a_pod(
+            ended(143),
+            phase="Failed",
+            conditions=[condition("TerminationTarget", reason="StoppedByKueue")],
+            deletion=DELETION,
+        )
+    ],
     "`Evicted` because a container beside the executor exceeded its disk limit": [
         failed("Evicted", 'Container proxy exceeded its local ephemeral storage limit "1Gi". ')
     ],

@@ -255,6 +255,18 @@ def test_an_attempt_that_is_given_up_for_its_node_avoids_it(
     assert list(here.places()) == ["node:n"]
 
 
+def test_a_job_whose_pod_met_a_hold_on_a_node_prefers_another(
+    machine: Callable[..., Machine],
+) -> None:
+    here = pods(machine, lambda record: "success")
+    here.submit("a")
+    attempt = Attempt.of(here.started[0])
+    end = End(EndReason.INFRA, "its init container failed", avoid="n", blames=PlaceKind.PODS)
+    here.line.release(here.gpu_class, attempt, end)
+    assert list(here.places()) == ["pods:t4"]
+    assert (here.record("a")["avoid"], counted(here, "a")) == (["n"], 0)
+
+
 def test_processes_of_a_host_meet_no_hold(machine: Callable[..., Machine]) -> None:
     here = pods(machine, lambda record: "launch")
     here.submit("a")

@@ -103,6 +103,30 @@ def test_a_job_evicted_while_its_application_is_imported_runs_again(
     assert result.get(PATIENCE) == key
 
 
+@pytest.mark.parametrize("grace", [None, 0], ids=["in its time", "by force"])
+def test_a_job_that_is_drained_without_evictions_runs_again(
+    quick: ClusterStack, key: str, grace: int | None
+) -> None:
+    """As `kubectl drain --disable-eviction` does: it cordons the node, and deletes the pods."""
+    result = quick.shop.hold.apply_async((key,), queue=GPU)
+    first = quick.told(key)["pid"]
+    quick.cluster.faults.cordon("node-a")
+    try:
+        quick.cluster.faults.delete_pod(quick.pod_name(result.id), grace)
+        until(
+            lambda: (quick.record(result.id) or {}).get("disruptions") == 1,
+            PATIENCE,
+            "a new attempt is due",
+            lambda: str(quick.record(result.id)),
+        )
+    finally:
+        quick.cluster.faults.cordon("node-a", on=False)
+    assert quick.told(key)["pid"] != first
+    quick.go(key)
+    assert result.get(PATIENCE) == key
+    assert ended(quick, result, "SUCCEEDED")["disruptions"] == 1
+
+
 def test_a_job_fails_when_its_pod_is_deleted_by_hand(either: ClusterStack, key: str) -> None:
     result = either.shop.hold.apply_async((key,), queue=GPU)
     either.told(key)

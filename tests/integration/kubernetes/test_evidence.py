@@ -76,6 +76,27 @@ def test_an_end_that_no_dispatcher_saw_is_read_after_any_time(
         until(lambda: stack.cluster.job(job) is None, PATIENCE, "its Job goes once it is read")
 
 
+def test_a_pod_that_was_deleted_after_its_success_is_not_run_again(
+    tmp_path: Path, running_stacks: list[Stack]
+) -> None:
+    """As Kubernetes deletes ended pods beyond their most, and people do. The Job stays."""
+    gate = tmp_path / "gate"
+    program = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)"
+    with listed(running_stacks, ClusterStack(tmp_path / "stack")) as stack:
+        first = stack.dispatcher("first")
+        result = sent(stack, program)
+        stack.in_state(result.id, "running")
+        job, pod = stack.known(result.id)["instance"].split("/")[1], stack.pod_name(result.id)
+        first.kill()
+        gate.touch()
+        until(lambda: over(stack, job), PATIENCE, "it has ended")
+        stack.cluster.faults.delete_pod(pod)
+        until(lambda: stack.cluster.pod(pod) is None, PATIENCE, "its pod is gone")
+        stack.dispatcher("second")
+        assert result.get(PATIENCE)["exit_code"] == 0
+        assert stack.known(result.id)["attempt"] == 1
+
+
 def test_ended_jobs_stay_for_their_time_to_live(quick: ClusterStack) -> None:
     result = sent(quick, "print('here')")
     assert result.get(PATIENCE)["log"] == "here\n"

@@ -190,3 +190,41 @@ def test_a_job_of_another_controller_waits_for_its_pods(quick: ClusterStack) -> 
     with pytest.raises(TaskRevokedError):
         result.get(PATIENCE)
     freed(quick, result)
+
+
+KEEPS = "example.com/keeps"
+
+
+@contextmanager
+def finalizers(stack: ClusterStack) -> Iterator[None]:
+    """Give new pods a gate and a finalizer, as a controller of pods does (Kueue's, among others).
+    The scheduler of a recording never binds such a pod; a finalizer is from documentation.
+    """
+
+    def mutate(resource: Resource, body: dict[str, Any]) -> None:
+        if resource is PODS:
+            body["spec"]["schedulingGates"] = [{"name": "example.com/quota"}]
+            body["metadata"].setdefault("finalizers", []).append(KEEPS)
+
+    stack.cluster.registry.webhooks.append(mutate)
+    try:
+        yield
+    finally:
+        stack.cluster.registry.webhooks.remove(mutate)
+
+
+def test_a_pod_kept_by_a_finalizer_before_it_had_a_node_holds_no_slot(quick: ClusterStack) -> None:
+    with finalizers(quick):
+        result = quick.shop.add.apply_async((1, 2), queue=GPU)
+        waiting(quick, result)
+    pod = quick.pod_of(result.id)["metadata"]["name"]
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        result.get(PATIENCE)
+    freed(quick, result)
+    kept = quick.cluster.pod(pod)
+    assert kept is not None and KEEPS in kept["metadata"]["finalizers"]
+    told = f"its pod {pod} was deleted before it had a node, and stays for its finalizers {KEEPS}"
+    until(lambda: told in "".join(quick.logs().values()), PATIENCE, "it is told")
+    path = f"/api/v1/namespaces/{quick.cluster.namespace}/pods/{pod}"
+    patch(quick, path, {"metadata": {"finalizers": None}})

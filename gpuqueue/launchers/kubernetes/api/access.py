@@ -37,7 +37,8 @@ DISPATCHER = (
 BY_NODE = (Right("list", "nodes", namespaced=False),)
 #: Those that a Role of an earlier version lacks: the leader lists again and again instead.
 WITH_LISTS_INSTEAD = frozenset({Right("watch", "jobs", "batch"), Right("watch", "events")})
-#: ``gpuqueue confirm-gone`` reads the node if it is allowed to.
+#: ``gpuqueue confirm-gone`` reads the node if it is allowed to, and the leader that of a deleted
+#: pod.
 OPERATOR = (Right("get", "nodes", namespaced=False),)
 #: ``gpuqueue doctor`` reads these if it is allowed to; nothing else needs them.
 DOCTOR = (

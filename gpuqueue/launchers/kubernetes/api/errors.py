@@ -25,6 +25,10 @@ _PASSING = frozenset({401, 408, 409, 410, 429})
 _REFUSING = frozenset({401})
 #: The words of a server whose webhook does not answer: status 500.
 _WEBHOOK = "failed calling webhook"
+#: Those of etcd, and of the client of it, for an object that is too large: status 500.
+_TOO_LARGE = re.compile(
+    r"etcdserver: request is too large|trying to send message larger than max", re.IGNORECASE
+)
 #: Those of a webhook or a policy that refuses an object.
 _DENIED = re.compile(r"denied (the )?request")
 
@@ -34,7 +38,7 @@ class ApiError(GpuQueueError):
 
     Attributes:
         request: verb and resource.
-        status: the HTTP status; 0 without a response.
+        status: the HTTP status; 0 without a response. 413 for what is too large for etcd, too.
         reason: the reason in the Status object (``Forbidden``, ``AlreadyExists``…), or "".
         message: the message of the server.
         retry_after: the Retry-After of the server in seconds, at most MAX_RETRY_AFTER; None if the
@@ -178,6 +182,8 @@ def from_status(
 ) -> ApiError:
     """Return the error of a Status object, from a response or an ERROR event of a watch."""
     code, text = status.code or http_status, status.message or "no message"
+    if code == 500 and _TOO_LARGE.search(text):
+        code = 413  # as the API server says of what is too large for itself
     kind = _BY_STATUS.get(code, ApiError)
     if status.reason == "AlreadyExists":
         kind = AlreadyExists

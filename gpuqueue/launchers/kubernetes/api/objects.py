@@ -48,6 +48,8 @@ class Meta(Decoded, frozen=True):
     deletion_grace_period_seconds: float | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    finalizers: tuple[str, ...] | None = None
+    """What must be removed before a deleted object goes."""
 
     @property
     def deletion_requested(self) -> float | None:
@@ -144,10 +146,29 @@ class Gate(Decoded, frozen=True):
     name: str = ""
 
 
+class Toleration(Decoded, frozen=True):
+    """An item of ``spec.tolerations`` of a Pod, with the default ones and those of webhooks."""
+
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+
+    def as_given(self) -> dict[str, str]:
+        """Return it as in a manifest."""
+        return {
+            "key": self.key,
+            "operator": self.operator,
+            "value": self.value,
+            "effect": self.effect,
+        }
+
+
 class PodSpec(Decoded, frozen=True):
     """``spec`` of a Pod."""
 
     node_name: str | None = None
+    tolerations: tuple[Toleration, ...] | None = None
     scheduling_gates: tuple[Gate, ...] | None = None
     termination_grace_period_seconds: float | None = None
 
@@ -178,6 +199,8 @@ class JobStatus(_Conditions, frozen=True):
     active: int | None = None
     failed: int | None = None
     succeeded: int | None = None
+    start_time: str | None = None
+    completion_time: str | None = None
 
     @property
     def ended(self) -> Condition | None:

@@ -18,6 +18,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.deletions import delete_or_tell
+from gpuqueue.launchers.kubernetes.follow.node_starts import NodeStarts
 from gpuqueue.launchers.kubernetes.follow.pod_events import PodEvents
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.follow.silence import Silence
@@ -87,6 +88,7 @@ class PodClocks:
         attempt_of: returns the attempt of a pod.
         classes: the classes, by name, which may have limits of their pods.
         is_gone: whether a node takes no pod of a class any more.
+        starts: which nodes start pods of a class.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class PodClocks:
         attempt_of: Callable[[Entry], LiveAttempt | None],
         classes: Mapping[str, GpuClass] = MappingProxyType({}),
         is_gone: Callable[[str, str], bool] = lambda gpu_class, node: False,
+        starts: NodeStarts | None = None,
     ) -> None:
         self._api = api
+        self._node_starts = starts or NodeStarts(classes)
         self._is_gone = is_gone
         self._observations = observations
         self._limits = _limits(settings, start_timeout, grace)
@@ -331,6 +335,8 @@ class PodClocks:
                 return True  # the next check
             status = with_pull_error(status, events)
         end = overdue(without_own_fault(status, live.record), self._limit(entry))
+        own = live.record.get("image") or ""
+        end = self._node_starts.where_it_belongs(end, status.node, attempt.gpu_class, own)
         if status.phase == Phase.UNSCHEDULED and _kept_away(live):
             text = f"no node but those that are set aside has room for its pod: {status.detail}"
             end = replace(end, error=text, blames="")

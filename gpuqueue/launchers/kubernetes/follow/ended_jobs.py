@@ -46,6 +46,7 @@ class EndedJobs:
         self._keep = keep
         self._next = 0.0
         self._one = threading.Lock()
+        self._deleted: set[str] = set()  # Jobs whose pods are still there
 
     def is_due(self) -> bool:
         """Return whether a sweep is due, once for each."""
@@ -58,9 +59,10 @@ class EndedJobs:
         """Delete those whose time is over and whose slot is free: their end is written. Raises
         ApiError. ``now`` in Unix seconds.
         """
-        due = [each for each in ended if now - each.at >= self._keep][:MOST]
+        found = [each for each in ended if now - each.at >= self._keep]
         with self._one:
-            self._delete(due)
+            self._deleted &= {each.uid for each in found}
+            self._delete([each for each in found if each.uid not in self._deleted][:MOST])
 
     def _delete(self, due: list[Ended]) -> None:
         if not due:
@@ -69,6 +71,8 @@ class EndedJobs:
         for each in due:
             if each.running.instance not in held:
                 self._api.delete_job(each.name, each.uid)
+                if each.uid:  # a finalizer may keep the pod for long
+                    self._deleted.add(each.uid)
                 logger.debug("%s: deleted after its end", each.name, extra={"action": "swept"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,10 +19,12 @@ from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod, with_node
 from gpuqueue.launchers.kubernetes.follow.class_nodes import ClassNodes
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
+from gpuqueue.launchers.kubernetes.follow.closed_nodes import ClosedNodes
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs, of_pods
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import of_job as ended_of_job
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
 from gpuqueue.launchers.kubernetes.follow.kept_pods import KeptPods
+from gpuqueue.launchers.kubernetes.follow.node_starts import NodeStarts
 from gpuqueue.launchers.kubernetes.follow.pod_logs import PodLogs
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.follow.pods import Pods
@@ -32,7 +35,7 @@ from gpuqueue.launchers.kubernetes.manifest.context import ManifestContext
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.launchers.kubernetes.manifest.sample import sample_pod
 from gpuqueue.launchers.kubernetes.status.ends import container_end
-from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
+from gpuqueue.launchers.kubernetes.status.read_status import Phase, never_runs, read_status
 from gpuqueue.launchers.kubernetes.status.refusals import of_its_class
 from gpuqueue.model.attempt import Attempt, LiveAttempt
 from gpuqueue.model.ends import End, explain
@@ -40,6 +43,7 @@ from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
 from gpuqueue.steps import Steps
 
+logger = logging.getLogger(__name__)
 #: Logs fetched in parallel.
 LOG_THREADS = 4
 #: Seconds that a stop waits for the log so far.
@@ -87,6 +91,7 @@ class Follower:
             lambda each: sample_pod(each, settings, common),
             common.owner,
         )
+        self._starts = NodeStarts(classes)
         self._clocks = PodClocks(
             api,
             observations,
@@ -96,8 +101,10 @@ class Follower:
             self._attempt_of,
             classes,
             self.nodes.is_gone,
+            self._starts,
         )
         claim_within = settings.claim_within(common.start_timeout)
+        self._closed_nodes = ClosedNodes(api)
         self._suspensions = Suspensions(api, observations, claim_within, self._attempt_of)
         self._pod_logs = PodLogs(
             api, observations, settings.log_tail_bytes, whole_logs, common.owner
@@ -117,6 +124,7 @@ class Follower:
         self._begun_pods: set[str] = set()
         self._ended_pods: set[str] = set()
         self._undecided: dict[str, float] = {}  # ended pods whose end is still read → by when
+        self._decided: dict[str, End] = {}  # ends of deleted pods, as they were read
         self._without_end: set[str] = set()  # those whose attempt waits for another pod
         self._deleted_jobs: set[str] = set()  # by this process, and their pods are still there
         self._listed: list[LiveAttempt] = []
@@ -159,10 +167,12 @@ class Follower:
                 return self._silent.end_of(entry)
             if self._is_undecided(entry):
                 return None
+        if entries and (decided := self._decided.get(entries[0].pod.metadata.uid)):
+            return decided
         if entries:
             entry = self._kept_pods.with_own_end(entries[0])
             live = self._attempt_of(entry)
-            return _end_of(entry, live) if live else entry.status.end
+            return self._end_of(entry, live) if live else entry.status.end
         return self._jobs_without_pod.end_of(parsed.job)
 
     def list(self) -> builtins.list[LiveAttempt]:
@@ -282,6 +292,8 @@ class Follower:
 
     def _handle(self, entry: Entry, live: LiveAttempt) -> None:
         self._jobs_without_pod.pod_appeared(entry.job)
+        own = live.record.get("image") or ""
+        self._starts.changed(entry, live.running.attempt.gpu_class, own)
         if entry.status.end is not None:
             self._clocks.gone(entry.pod.metadata.uid)
             self._ended(entry, live)
@@ -296,18 +308,29 @@ class Follower:
         self._clocks.gone(uid)
         self._kept_pods.forget(uid)
         self._silent.gone(uid)
+        self._starts.forget(uid)
         with self._lock:
             self._attempts.pop(uid, None)
             self._begun_pods.discard(uid)
             self._ended_pods.discard(uid)
             self._without_end.discard(uid)
+            self._decided.pop(uid, None)
 
     def _ended(self, entry: Entry, live: LiveAttempt) -> None:
         uid = entry.pod.metadata.uid
         if uid in self._ended_pods:
             return
         self._ended_pods.add(uid)
-        end = _end_of(self._kept_pods.with_own_end(entry), live)
+        if entry.pod.metadata.finalizers and never_runs(entry.pod):
+            logger.warning(
+                "%s: its pod %s was deleted before it had a node, and stays for its finalizers %s;"
+                " its slot is free",
+                live.running.attempt.holder,
+                entry.pod.metadata.name,
+                ", ".join(entry.pod.metadata.finalizers),
+                extra={"action": "pod_stays"},
+            )
+        end = self._end_of(self._kept_pods.with_own_end(entry), live)
         if end.reason is EndReason.POD_DELETED and entry.job not in self._deleted_jobs:
             self._undecided[uid] = time.monotonic() + DECIDED_WITHIN
             self._beside(self._pod_deleted, entry, live, end)
@@ -320,7 +343,13 @@ class Follower:
         found: End | None = end
         try:
             found = self._suspensions.end_after(entry, live, end)
+            if found is not None and found.reason is EndReason.POD_DELETED:
+                ask = partial(self._closed_nodes.end_now, entry.job, entry.pod, found)
+                found = self._suspensions.patiently(entry.job, ask) or found
         finally:
+            with self._lock:
+                if found is not None and self.pods.known(uid):
+                    self._decided[uid] = found
             self._undecided.pop(uid, None)
             if found is not None:
                 self._tell(entry, live, found)
@@ -328,6 +357,13 @@ class Follower:
                 with self._lock:
                     if self.pods.known(uid):
                         self._without_end.add(uid)
+
+    def _end_of(self, entry: Entry, live: LiveAttempt) -> End:
+        end = of_its_class(entry.status.end or explain(None), live.record)
+        gpu_class = live.running.attempt.gpu_class
+        own = live.record.get("image") or ""
+        end = self._starts.where_it_belongs(end, entry.status.node, gpu_class, own)
+        return container_end(entry.pod, end) if live.is_container else end
 
     def _is_undecided(self, entry: Entry) -> bool:
         by = self._undecided.get(entry.pod.metadata.uid)
@@ -389,11 +425,6 @@ class Follower:
         self._jobs_without_pod.stop()
         self.sight.close()
         self._logs.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_of(entry: Entry, live: LiveAttempt) -> End:
-    end = of_its_class(entry.status.end or explain(None), live.record)
-    return container_end(entry.pod, end) if live.is_container else end
 
 
 def _identity(live: LiveAttempt) -> tuple[Attempt, str]:

@@ -12,6 +12,7 @@ from gpuqueue.launchers.base import LauncherUnavailable, Observations
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import of_job
+from gpuqueue.launchers.kubernetes.follow.closed_nodes import ClosedNodes
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import READ_EVERY, end_of, read
 from gpuqueue.launchers.kubernetes.follow.suspensions import Suspensions
 from gpuqueue.launchers.kubernetes.manifest.names import Instance
@@ -66,13 +67,14 @@ class JobsElsewhere:
         job, pods = read(api, instance.job)
         end = end_of(job, pods)
         live = of_job(job, instance.namespace) if job and not job.status.ended else None
-        if job is None or live is None:
-            return end
-        held = Suspensions(api, self._observations, self._claim_within, lambda _: None)
-        if not pods:
-            return held.of_job(job, live)[1]
+        if job is not None and live is not None:
+            held = Suspensions(api, self._observations, self._claim_within, lambda _: None)
+            if not pods:
+                return held.of_job(job, live)[1]
+            if end is not None and end.reason is EndReason.POD_DELETED:
+                end = held.end_of_pod(job, pods[0], live, end)
         if end is not None and end.reason is EndReason.POD_DELETED:
-            return held.end_of_pod(job, pods[0], live, end)
+            return ClosedNodes(api).end_of(job, pods[0], end)
         return end
 
     def stop(self, instance: Instance) -> bool:

@@ -27,7 +27,7 @@ from gpuqueue.launchers.kubernetes.manifest.names import instance_of
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
 from gpuqueue.launchers.kubernetes.status.refusals import kind_of_refusal, with_fix
 from gpuqueue.model.attempt import LiveAttempt, Observation
-from gpuqueue.model.ends import End
+from gpuqueue.model.ends import EXIT_OK, End
 from gpuqueue.model.place import HOLDS, PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.classes import of_class
@@ -226,7 +226,15 @@ def end_of(job: Job | None, pods: list[Pod]) -> End | None:
         return ends[0] if all(ends) else None
     if job is None:
         return GONE
-    if job.status.ended:
+    ended = job.status.ended
+    live = of_job(job, job.metadata.namespace)
+    if ended and ended.type == "Complete" and live is not None and live.is_container:
+        # Only its pod is gone (deleted with all that have ended, for room): it exited with 0.
+        times = {"container_started": job.status.start_time}
+        times |= {"container_finished": job.status.completion_time}
+        known = {name: at for name, text in times.items() if (at := seconds(text)) is not None}
+        return End(EndReason.SUCCEEDED, "", "", {"exit_code": EXIT_OK, "message": "", **known})
+    if ended:
         return End(
             EndReason.INFRA,
             f"its pod is gone, and its end is unknown; the Job reports: {_conditions(job)}",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 
 from msgspec.structs import replace
 
-from gpuqueue.launchers.kubernetes.api.objects import Condition, Pod
+from gpuqueue.launchers.kubernetes.api.objects import Condition, Pod, Toleration
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, ROLE
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, PodStatusSummary, read_status
 
 #: The label with the Job of a pod, which Kubernetes sets.
 JOB_NAME = "batch.kubernetes.io/job-name"
+#: The finalizer of the Job controller, which every pod of a Job has.
+TRACKING = "batch.kubernetes.io/job-tracking"
 #: The label with the uid of the Job of a pod.
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 _LABELS = frozenset({JOB_NAME, CONTROLLER_UID, ROLE})
@@ -130,14 +133,29 @@ def _trimmed(pod: Pod) -> Pod:
         name: value for name, value in (meta.annotations or {}).items() if name == RECORD
     }
     conditions = tuple(map(_shared, status.conditions or ()))
+    others = tuple(each for each in meta.finalizers or () if each != TRACKING) or None
     return replace(
         pod,
         metadata=replace(
-            meta, namespace=intern(meta.namespace), labels=labels, annotations=annotations
+            meta,
+            namespace=intern(meta.namespace),
+            labels=labels,
+            annotations=annotations,
+            finalizers=others,
         ),
-        spec=replace(pod.spec, node_name=pod.spec.node_name and intern(pod.spec.node_name)),
+        spec=replace(
+            pod.spec,
+            node_name=pod.spec.node_name and intern(pod.spec.node_name),
+            tolerations=_one_of_all(pod.spec.tolerations),
+        ),
         status=replace(status, phase=status.phase and intern(status.phase), conditions=conditions),
     )
+
+
+@lru_cache(maxsize=64)
+def _one_of_all(tolerations: tuple[Toleration, ...] | None) -> tuple[Toleration, ...] | None:
+    """Return the first of equal ones: the pods of a class have the same."""
+    return tolerations
 
 
 def _shared(condition: Condition) -> Condition:

@@ -84,12 +84,12 @@ class Suspensions:
         May take a while. ``end``: as its pod states it.
         """
         name = entry.job
-        job = self._patiently(name, lambda: self._api.get_job(name))
+        job = self.patiently(name, lambda: self._api.get_job(name))
         if job is None or not was_suspended(job, entry.pod):
             return end
         if self._ran(live, end):
             uid = job.metadata.uid
-            self._patiently(name, lambda: self._api.delete_job(name, uid))
+            self.patiently(name, lambda: self._api.delete_job(name, uid))
             return replace(_preempted(job, live), evidence=end.evidence)
         logger.info(
             "%s: its Job was suspended before it ran",
@@ -151,7 +151,7 @@ class Suspensions:
             ]
         )
 
-    def _patiently(self, name: str, ask: Callable[[], T]) -> T | None:
+    def patiently(self, name: str, ask: Callable[[], T]) -> T | None:
         """Return an answer about a Job; None if the API does not give one in time."""
         until = self._clock() + ASK_FOR
         while True:

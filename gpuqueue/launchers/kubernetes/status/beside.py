@@ -17,6 +17,9 @@ from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, ContainerStatus
 #: manifest's grace period is added.
 TOGETHER: Final = 2.0
 _GRACE: Final = 30.0
+#: The condition by which Kueue marks a pod that it deletes; Kubernetes marks it by the other one.
+STOP: Final = "TerminationTarget"
+_TARGETS: Final = frozenset({"DisruptionTarget", STOP})
 
 
 def executors(pod: Pod) -> Sequence[ContainerStatus]:
@@ -66,7 +69,7 @@ def of_executor(pod: Pod) -> Pod:
     conditions = [
         each
         for each in status.conditions or ()
-        if each.type != "DisruptionTarget" or (seconds(each.last_transition_time) or at) <= at
+        if each.type not in _TARGETS or (seconds(each.last_transition_time) or at) <= at
     ]
     status = replace(status, conditions=tuple(conditions))
     grace = pod.spec.termination_grace_period_seconds

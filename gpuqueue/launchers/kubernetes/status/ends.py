@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gpuqueue.launchers.kubernetes.api.objects import CONTAINER, Pod
-from gpuqueue.launchers.kubernetes.status.beside import executors, of_executor
+from gpuqueue.launchers.kubernetes.status.beside import STOP, executors, of_executor
 from gpuqueue.launchers.kubernetes.status.last_state import (
     MOST_TEXT,
     NOT_STARTED,
@@ -68,6 +68,7 @@ _JOB_FAULT: Final = re.compile(
 _NODE_FAULT: Final = re.compile(
     r"nvidia-container-|nvidia-ctk|\bnvml\b|driver/library version mismatch|\bCDI\b|no space left"
     r" on device|too many open files"
+    r"|gathering device information|\bl?stat \S*/dev/"
     r"|cannot allocate memory|resource temporarily unavailable|device or resource busy|input/output"
     r" error|\bcgroup"
     r"|context deadline exceeded|transport is closing|ttrpc: closed|connection refused|error"
@@ -167,6 +168,15 @@ def _by_disruption(last: LastState) -> _Cause | None:
     return _Cause(reason, what, target.message or "", blames)
 
 
+def _by_stop(last: LastState) -> _Cause | None:
+    """Read the end of a pod that a queue of pods has stopped, to give its room to another."""
+    target = last.pod.status.condition(STOP)
+    if target is None or target.status != "True" or not last.deleted:
+        return None
+    what = f"stopped by a controller of pods ({target.reason or 'without a reason'})"
+    return _Cause(EndReason.PREEMPTED, what, target.message or "")
+
+
 def _by_silence(last: LastState) -> _Cause | None:
     """Read the end of a pod that was given up while its node was silent: deleted by force."""
     if not (last.node_silent and last.runs):
@@ -259,6 +269,7 @@ def _by_nothing(last: LastState) -> _Cause:
 _READINGS: Final[tuple[Callable[[LastState], _Cause | None], ...]] = (
     _by_success,
     _by_disruption,
+    _by_stop,
     _by_pod_reason,
     _by_silence,
     _by_container_reason,

@@ -2,7 +2,8 @@
 
 The rule for slots: an attempt has ended if all containers of its pod have ended, or if the control
 plane has given up the pod (phase Succeeded or Failed, or DELETED): until then the scheduler counts
-its GPU. A requested deletion or a silent node does not end it, since the GPU may still be busy.
+its GPU. A requested deletion or a silent node does not end it, since the GPU may still be busy. A
+pod that never had a node has ended once its deletion is requested: nothing can start it any more.
 """
 
 from __future__ import annotations
@@ -148,9 +149,20 @@ def overdue(summary: PodStatusSummary, limit: float) -> End:
     return End(summary.verdict, text, avoid, evidence, blames)
 
 
+def never_runs(pod: Pod) -> bool:
+    """Whether a pod was deleted before it had a node: the API server gives it none any more, even
+    if a finalizer keeps the pod.
+    """
+    reported = pod.status.container_statuses or pod.status.init_container_statuses
+    waits = pod.status.phase == "Pending" and not (pod.spec.node_name or reported)
+    return waits and pod.metadata.deletion_timestamp is not None
+
+
 def _has_ended(pod: Pod) -> bool:
     # A kubelet reports these phases only after the end of all containers.
     if pod.status.phase in ("Succeeded", "Failed"):
+        return True
+    if never_runs(pod):
         return True
     return executor_ended(pod) and not (kept_by(pod) or ends_soon(pod))
 

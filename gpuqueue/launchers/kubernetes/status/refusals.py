@@ -50,6 +50,8 @@ _NO_CONFIG: Final = "CreateContainerConfigError"
 _ROOT: Final = "container has runAsNonRoot and image"
 #: A slow node still creates the container that its kubelet has asked for before.
 _SLOW: Final = "failed to reserve container name"
+#: A file of the node that a volume of the class names.
+_OF_VOLUME: Final = re.compile(r"failed to (l?stat|mkdir|create) [\"/]|hostPath")
 #: Too large for the API server: what a job says of itself has no bound, a class has one.
 _TOO_LARGE: Final = 413
 _INVALID: Final = 422
@@ -103,6 +105,7 @@ def without_own_fault(summary: PodStatusSummary, record: Record) -> PodStatusSum
         # A job sets neither volumes nor the runtime of its pod.
         own = summary.detail.partition(":")[0] not in {_NO_CONFIG, *PROBLEMS}
         own = (own or _ROOT in summary.detail) and _SLOW not in summary.detail
+        own = own and not _OF_VOLUME.search(summary.detail)
     else:
         own = False
     return replace(summary, holds=None) if own else summary

@@ -187,6 +187,7 @@ local function wait_for_hold(job, ended, asked, most)
   job.spared = (job.spared or 0) + spared
   if not due_again(job, ended, most) then return false end
   job.released, job.recalled = now, (job.recalled or 0) + 1
+  if ended.avoid ~= '' then keep_away(job, ended.avoid) end -- its node may be at fault alone
   local met = entry.jobs[job.id]
   if outlasts(job, entry, spec) then
     job.error = ended.error

@@ -160,6 +160,8 @@ def test_recorded_error_keeps_the_message_of_the_server(
     assert "\n" not in str(error)
 
 
+#: The words of the client of etcd, from documentation.
+LARGE = "code = ResourceExhausted desc = trying to send message larger than max"
 PASSING = [
     (refused(409, "Conflict", "Operation cannot be fulfilled on resourcequotas"), True),
     (refused(500, "InternalError", "failed calling webhook"), True),
@@ -173,6 +175,9 @@ PASSING = [
     (refused(403, "Forbidden", 'namespaces "x" is being terminated'), False),
     (refused(405, "MethodNotAllowed"), False),
     (reply(413, b"<html>too large</html>"), False),
+    (refused(500, "", "etcdserver: leader changed"), True),
+    (refused(500, "", "etcdserver: request is too large"), False),
+    (refused(500, "InternalError", f"rpc error: {LARGE} (2100000 vs. 2097152)"), False),
 ]
 
 

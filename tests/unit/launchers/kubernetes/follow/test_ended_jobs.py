@@ -45,3 +45,13 @@ def test_a_job_whose_attempt_holds_a_slot_stays() -> None:
 def test_a_job_stays_for_its_time() -> None:
     assert swept(World(), ended("a", NOW - 59), ended("b", NOW - 60)) == [("b", "uid-b")]
     assert swept(World(), ended("a", NOW), keep=0) == [("a", "uid-a")]
+
+
+def test_a_job_is_deleted_once_though_a_finalizer_keeps_its_pod() -> None:
+    world: Any = World()
+    jobs = EndedJobs(world, world, 0)
+    for _ in range(3):
+        jobs.sweep([ended("a", 0)], NOW)
+    assert world.deleted == [("a", "uid-a")]
+    jobs.sweep([], NOW)  # it is gone by now
+    assert not jobs._deleted

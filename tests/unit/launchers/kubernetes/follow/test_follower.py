@@ -127,12 +127,13 @@ class World:
             "clocks": self.follower._clocks,
             "silent attempts": self.follower._silent,
             "jobs without a pod": self.follower._jobs_without_pod,
+            "starts": self.follower._starts,
         }
         return {
             f"{part}.{name}": len(value)
             for part, owner in parts.items()
             for name, value in vars(owner).items()
-            if isinstance(value, dict | set | list) and value and name != "_limits"
+            if isinstance(value, dict | set | list) and value and name not in ("_limits", "_at")
         }
 
     def close(self) -> None:

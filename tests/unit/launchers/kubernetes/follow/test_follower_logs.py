@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.launchers.kubernetes.follow import follower as module
 from gpuqueue.launchers.kubernetes.follow.follower import Follower
 from gpuqueue.model.attempt import Attempt, RunningAttempt
 from gpuqueue.model.ends import End
@@ -24,7 +23,7 @@ class Broken:
 
 
 def entry(name: str) -> Any:
-    metadata = SimpleNamespace(name=name, uid=name)
+    metadata = SimpleNamespace(name=name, uid=name, finalizers=None)
     return SimpleNamespace(pod=SimpleNamespace(metadata=metadata), status=SimpleNamespace(node="n"))
 
 
@@ -38,7 +37,7 @@ def test_a_log_that_cannot_be_kept_is_counted_and_the_end_is_reported(
         ends.append(running.instance)
         return True
 
-    monkeypatch.setattr(module, "_end_of", lambda entry, live: End(None, ""))  # type: ignore[arg-type]
+    monkeypatch.setattr(Follower, "_end_of", lambda *_: End(None, ""))  # type: ignore[arg-type]
     common: Any = SimpleNamespace(start_timeout=1.0, grace_seconds=1.0, owner="")
     api: Any = None
     observations: Any = Broken()

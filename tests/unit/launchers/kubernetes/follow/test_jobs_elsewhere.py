@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod
 from gpuqueue.launchers.kubernetes.follow.jobs_elsewhere import JobsElsewhere
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, Instance
@@ -51,9 +52,14 @@ class Cluster:
     job: Job | None
     pods: list[Pod] = field(default_factory=list)
     begun: bool = False
+    cordoned: bool = False
     namespace: str = "before"
     deleted: list[str] = field(default_factory=list)
     noted: list[Observation] = field(default_factory=list)
+
+    def get_node(self, name: str) -> Node:
+        status = {"conditions": [{"type": "Ready", "status": "True"}]}
+        return msgspec.convert({"spec": {"unschedulable": self.cordoned}, "status": status}, Node)
 
     def within(self, namespace: str) -> Cluster:
         assert namespace == self.namespace
@@ -97,3 +103,9 @@ def test_a_pod_that_a_user_has_deleted_is_no_preemption() -> None:
     running = next(each for each in recorded_jobs() if not each.spec.suspend)
     cluster = Cluster(running, recorded_pods()[-1:], begun=True)
     assert cluster.end().reason is EndReason.POD_DELETED and cluster.deleted == []
+
+
+def test_a_pod_that_a_drain_has_deleted_is_evicted() -> None:
+    running = next(each for each in recorded_jobs() if not each.spec.suspend)
+    cluster = Cluster(running, recorded_pods()[-1:], begun=True, cordoned=True)
+    assert cluster.end().reason is EndReason.EVICTED and cluster.deleted == []

@@ -13,7 +13,7 @@ import pytest
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import LauncherUnavailable
-from gpuqueue.launchers.kubernetes.api.answers import Event, Watched
+from gpuqueue.launchers.kubernetes.api.answers import Event, JobEvent, Watched
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.objects import Job
 from gpuqueue.launchers.kubernetes.follow import followed
@@ -22,11 +22,14 @@ from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import (
     READ_EVERY,
     REQUESTS_AT_ONCE,
     JobsWithoutPod,
+    end_of,
 )
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
+from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.settings.kubernetes import ClusterSettings
+from tests.support.pod_objects import lines
 from tests.support.waiting import until
 from tests.unit.launchers.kubernetes.follow.test_clocks import Observations
 
@@ -345,6 +348,22 @@ def test_finished_job_without_pod_ended_for_an_unknown_reason(bench: Bench) -> N
     bench.api.jobs["job-a"] = job("job-a", status)
     end = bench.read()
     assert end.reason == EndReason.INFRA and "CompletionsReached: done" in end.error
+
+
+def test_a_complete_job_without_its_pod_has_exited_with_0() -> None:
+    """Its pod was deleted with all that have ended, as Kubernetes does beyond their most."""
+    [*_, last] = [
+        msgspec.json.decode(each, type=JobEvent).object for each in lines("success", "jobs")
+    ]
+    known = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared"}
+    for task, reason in ((CONTAINER_TASK, EndReason.SUCCEEDED), ("shop.add", EndReason.INFRA)):
+        record = msgspec.json.encode(known | {"attempt": 1, "token": "x", "task": task}).decode()
+        metadata = msgspec.structs.replace(last.metadata, annotations={RECORD: record})
+        end = end_of(msgspec.structs.replace(last, metadata=metadata), [])
+        assert end is not None and end.reason is reason
+        if reason is EndReason.SUCCEEDED:
+            assert end.evidence["exit_code"] == 0
+            assert end.evidence["container_started"] <= end.evidence["container_finished"]
 
 
 def test_unreachable_server_raises_launcher_unavailable(bench: Bench) -> None:

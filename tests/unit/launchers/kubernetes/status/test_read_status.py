@@ -186,7 +186,7 @@ RECORDED: dict[str, list[tuple[list[Row], Expected | None]]] = {
     # Its executor has ended by itself, long before its pod was deleted.
     "sidecar_runs_on": [([NEW, BOUND, PREPARES, PULLS, RUNS, KEPT, STOPS, ENDS], CLEAN)],
     "native_sidecar": [([NEW, BOUND, PREPARES, PULLS, RUNS, KEPT, ENDS], CLEAN)],
-    "scheduling_gate": [([GATED, STOPS, ENDS], DELETED._replace(code=None, words=()))],
+    "scheduling_gate": [([GATED, ENDS], DELETED._replace(code=None, words=()))],
     "ttl_after_finished": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
     "api_errors": [([NEW, BOUND, PREPARES, PULLS, RUNS, ENDS], CLEAN)],
     "registry_401": [([NEW, BOUND, PREPARES, PULLS, BAD_IMAGE, STOPS, ENDS], NEVER_STARTED)],

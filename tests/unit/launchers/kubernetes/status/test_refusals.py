@@ -122,6 +122,10 @@ def test_only_a_registry_that_has_no_such_image_says_that_it_is_absent(
 
 
 GONE = f"{WHOLE} r.io/a:7: not found"
+#: The words of containerd for a GPU that is gone, and for a hostPath that is: from bug reports.
+SPEC = 'failed to generate container "1f" spec: failed to generate spec:'
+NO_DEVICE = f"{SPEC} lstat /run/nvidia/driver/dev/nvidiactl: no such file or directory"
+NO_FOLDER = f'{SPEC} failed to stat "/data": stat /data: no such file or directory'
 AWAY = f"{WHOLE} pulling from host r.io failed with status code [manifests 7]: 503 Service"
 
 
@@ -143,6 +147,8 @@ AWAY = f"{WHOLE} pulling from host r.io failed with status code [manifests 7]: 5
         ("CreateContainerError", "no command specified", CONTAINER, None),
         ("CreateContainerError", "no command specified", PLAIN, PlaceKind.PODS),
         ("CreateContainerError", "no space left on device", PLAIN, None),  # of the node
+        ("CreateContainerError", NO_DEVICE, CONTAINER, None),  # of the node
+        ("CreateContainerError", NO_FOLDER, CONTAINER, PlaceKind.PODS),
     ],
 )
 def test_a_container_that_does_not_start_holds_what_others_would_meet(
@@ -150,6 +156,12 @@ def test_a_container_that_does_not_start_holds_what_others_would_meet(
 ) -> None:
     seen = read_status(a_pod(waiting(reason, message)))
     assert without_own_fault(seen, record).holds == holds
+
+
+@pytest.mark.parametrize("record", [PLAIN, NAMED, CONTAINER])
+def test_a_device_that_is_missing_on_a_node_is_a_fault_of_the_node(record: Record) -> None:
+    seen = without_own_fault(read_status(a_pod(waiting("CreateContainerError", NO_DEVICE))), record)
+    assert (seen.verdict, seen.holds) == (EndReason.INFRA, None)
 
 
 @pytest.mark.parametrize(
