@@ -9,23 +9,23 @@ from typing import Any
 from gpuqueue.classes.gpu_class import DOMAINS, NODE, GpuClass
 from gpuqueue.classes.kubernetes_fields import kubernetes_fields
 from gpuqueue.classes.toml_tables import check_keys, table, tables
-from gpuqueue.errors import InvalidJob, SettingsError
+from gpuqueue.errors import InvalidJob, SettingsError, shown
 from gpuqueue.model.kube_syntax import amount
-from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE
+from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE, parse_queue
 from gpuqueue.model.request import MOST_SECONDS, parse_memory
 from gpuqueue.model.unbound import MOST_NODES
 from gpuqueue.model.usage import price_text
 
-#: Fields with a whole number → the smallest one.
+#: Fields with a whole number → the least and the most. Scripts and Kubernetes keep these exactly.
 _NUMBERS = {
-    "shared_slots": 0,
-    "exclusive_slots": 0,
-    "exclusive_patience": 1,
-    "shared_patience": 1,
-    "slices": 1,
-    "warm_jobs": 1,
-    "gpus": 0,
-    "scale_to": 1,
+    "shared_slots": (0, 10_000),
+    "exclusive_slots": (0, 10_000),
+    "exclusive_patience": (1, 1_000_000),
+    "shared_patience": (1, 1_000_000),
+    "slices": (1, 7),
+    "warm_jobs": (1, 1_000_000),
+    "gpus": (0, 64),
+    "scale_to": (1, MOST_NODES),
 }
 #: Fields with seconds → the least and the most.
 _SECONDS = {
@@ -45,8 +45,9 @@ def from_toml(text: str, source: str, **defaults: Any) -> dict[str, GpuClass]:
 
     Raises :class:`SettingsError` with file, field, value, problem and fix.
     """
-    found = tables(text, source, "GPUQUEUE_CLASSES_FILE").get("classes", {})
-    form = "[classes.NAME]"
+    content, form = tables(text, source, "GPUQUEUE_CLASSES_FILE"), "[classes.NAME]"
+    check_keys(content, ("classes",), source)
+    found = content.get("classes", {})
     return {
         name: _from_table(name, table(own, where, form), where, defaults)
         for name, own in table(found, f"{source}: classes", form).items()
@@ -93,10 +94,25 @@ def _from_table(
         values["devices"] = _devices(values["devices"], where)
     values |= kubernetes_fields(own, where)
     made = GpuClass(name, **values)
+    _check_queues(made, where)
     if not made.shared_slots and not made.exclusive_slots:
         raise SettingsError(f"{where} has no slots; set shared_slots or exclusive_slots")
     _check_together(made, where)
     return made
+
+
+def _check_queues(made: GpuClass, where: str) -> None:
+    """Check that no queue of a class is that of another one, and that all its jobs have a queue."""
+    for queue in made.taken_queues:
+        try:
+            leads_to = parse_queue(queue).gpu_class
+        except InvalidJob:
+            leads_to = "" if queue in made.queues else made.name
+        if leads_to != made.name:
+            raise SettingsError(
+                f"{where}: the queue {queue} does not lead to a class {made.name!r}; use a name"
+                f" without a '.', e.g. {made.name.replace('.', '-')!r}"
+            )
 
 
 def _check_together(made: GpuClass, where: str) -> None:
@@ -137,8 +153,6 @@ def check_scale(made: GpuClass, where: str, by_node: str) -> None:
     """
     if made.scale_to is None:
         return
-    if made.scale_to > MOST_NODES:
-        raise SettingsError(f"{where}={made.scale_to} is too many nodes; use at most {MOST_NODES}")
     if made.domain != NODE:
         raise SettingsError(
             f"{where}={made.scale_to} counts nodes, but domain={made.domain!r}; set {by_node}, or"
@@ -152,11 +166,12 @@ def check_scale(made: GpuClass, where: str, by_node: str) -> None:
 
 
 def _check_numbers(values: Mapping[str, Any], where: str) -> None:
-    for key, least in _NUMBERS.items():
+    for key, (least, most) in _NUMBERS.items():
         value = values.get(key, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise SettingsError(
-                f"{where}.{key}={value!r} is not a whole number of at least {least}; use e.g. 1"
+                f"{where}.{key}={shown(value, 80)} is not a whole number of {least} to {most};"
+                " use e.g. 1"
             )
 
 
@@ -175,4 +190,6 @@ def _devices(value: object, where: str) -> tuple[int, ...]:
         raise SettingsError(
             f"{where}.devices={value!r} is not a list of GPU indexes; use e.g. devices = [0, 1]"
         )
+    if len(set(value)) < len(value):
+        raise SettingsError(f"{where}.devices={value!r} lists a GPU twice; list each GPU once")
     return tuple(value)

@@ -13,7 +13,7 @@ def tables(text: str, source: str, setting: str) -> dict[str, Any]:
     """Parse TOML text; ``source`` is the path of the file that ``setting`` names."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:  # also a number of thousands of digits
         raise SettingsError(f"{setting}={source!r} is not TOML: {exc}") from None
 
 

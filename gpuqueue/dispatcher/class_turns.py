@@ -1,6 +1,6 @@
 """The leader's turns in its classes: when each is due, and what is done in it.
 
-Never here: a class that has nothing to do. One command asks for all of them whether they have work.
+A class that has nothing to do rests. One command asks for all of them whether they have work.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from gpuqueue.steps import Steps
 from gpuqueue.store.turn import Turn, Turns
 
 logger = logging.getLogger(__name__)
+#: Seconds until the next turn of a class without work, or as many as there are classes: a process
+#: that ends may have changed the state, and have told none of that.
+REST = 60.0
 #: The steps of turn.lua.
 IN_SCRIPT = (
     *("expiring", "delayed", "deadlines", "ended", "revoked_until", "warm_until", "places"),
@@ -116,7 +119,8 @@ class ClassTurns:
         elif turn.moved:
             self._at[name] = now  # there may be more
         else:
-            self._at[name] = min(turn.due, now + self.tick) if turn.has_work else turn.due
+            rest = self.tick if turn.has_work else max(REST, len(self._all))
+            self._at[name] = min(turn.due, now + rest)
         (self.working.add if turn.has_work else self.working.discard)(name)
         (self.closed.discard if turn.opened else self.closed.add)(name)
 

@@ -210,28 +210,32 @@ class Slots:
 
     def on_end(self, running: RunningAttempt, end: End) -> bool:
         """An attempt has ended: free its slot and hand it on. If its executor did not finish the
-        job, have it finished.
+        job, have it finished. What fails in Redis is tried again, since the watcher would not know
+        how the attempt has ended, and a script that failed may have freed the slot.
 
         Returns whether this call freed the slot.
         """
+        return self._on_end(running, end, EARLIEST)
+
+    def _on_end(self, running: RunningAttempt, end: End, pause: float) -> bool:
         try:
             return self._release(running, end)
         except RedisError as exc:
-            if not passes(exc):
-                logger.exception(
-                    "%s: end not written; the watcher repairs it",
-                    running.attempt.delivery,
-                    extra={"action": "end_unsure"},
-                )
-                return False
-            # The watcher would not know how the attempt has ended.
-            logger.warning(
+            first = pause == EARLIEST
+            logger.log(
+                logging.WARNING if passes(exc) else logging.ERROR,
                 "%s: end not written yet: %s",
                 running.attempt.delivery,
                 exc,
                 extra={"action": "end_later"},
+                exc_info=exc if first and not passes(exc) else None,
             )
-            self._timer.call(EARLIEST, lambda: self.on_end(running, end), running.attempt.holder)
+            longer = EARLIEST if passes(exc) else min(LATEST, 2 * pause)
+
+            def again() -> None:
+                self._on_end(running, end, longer)
+
+            self._timer.call(pause, again, running.attempt.holder)
             return False
 
     def _release(self, running: RunningAttempt, end: End, *, final: bool = False) -> bool:
@@ -267,14 +271,15 @@ class Slots:
                     extra={"action": "executor_lost"},
                 )
             self._finisher.submit(name, delivery)
-        elif released.state in BEFORE_SLOT and released.freed:
-            logger.warning(
-                "%s attempt %s: %s; a new attempt follows",
-                delivery,
-                number,
-                released.error or end.error,
-                extra={"action": "try_again"},
-            )
+        elif released.state in BEFORE_SLOT:
+            if released.freed:  # else it is told again
+                logger.warning(
+                    "%s attempt %s: %s; a new attempt follows",
+                    delivery,
+                    number,
+                    released.error or end.error,
+                    extra={"action": "try_again"},
+                )
             # It is in line again since its class is held.
             if released.state == JobState.WAITING or end.blames or end.avoid:
                 self._places.look(name)

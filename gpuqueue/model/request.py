@@ -32,9 +32,10 @@ _UNITS = {
     "gi": 2**30,
     "ti": 2**40,
 }
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
-#: Bytes: far above any GPU, and exact as a float.
-_MOST_MEMORY = 2**50
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE | re.ASCII)
+#: Bytes. The least: a number without its unit is far below. The most: far above any GPU, and exact
+#: as a float.
+_LEAST_MEMORY, _MOST_MEMORY = 2**20, 2**50
 _LONGEST_IMAGE = 1024
 #: The most GPUs of one job: more than any machine has.
 _MOST_GPUS = 64
@@ -58,6 +59,8 @@ def parse_memory(value: object) -> int:
         amount = float(match.group(1)) * _UNITS.get(match.group(2).lower(), 0)
     if not amount >= 1:
         raise InvalidJob.field("gpu.memory", value, "is not an amount of memory", fix)
+    if amount < _LEAST_MEMORY:
+        raise InvalidJob.field("gpu.memory", value, "is below 1 MiB", fix)
     if amount > _MOST_MEMORY:
         raise InvalidJob.field("gpu.memory", value, "is above 1 PiB", fix)
     return int(amount)

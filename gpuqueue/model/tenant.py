@@ -13,13 +13,14 @@ from gpuqueue.errors import shown
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 #: In place of a name: jobs without a tenant; and all tenants that have no rule.
 NONE, OTHERS = "-", "*"
-MOST_WEIGHT = 1_000_000
+#: What a tenant has used is divided by its weight: the result must be a number.
+LEAST_WEIGHT, MOST_WEIGHT = 0.000_001, 1_000_000
 MOST_JOBS = 1_000_000_000
 #: Seconds: a half-life is 0, or in these bounds.
 LEAST_HALF_LIFE, MOST_HALF_LIFE = 1, 31_536_000
 #: Field → the fix that its error names.
 FIELDS = {
-    "weight": f"use a number above 0, up to {MOST_WEIGHT}",
+    "weight": f"use a number from {LEAST_WEIGHT:f} to {MOST_WEIGHT}",
     "max_running": f"use a whole number from 0 to {MOST_JOBS}",
     "max_queued": f"use a whole number from 0 to {MOST_JOBS}",
     "guaranteed": f"use a whole number from 0 to {MOST_JOBS}",
@@ -59,7 +60,7 @@ class TenantRule:
                 raise _wrong(field, value, "is unknown", f"known fields: {', '.join(FIELDS)}")
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if key == "weight":
-                if not number or not 0 < value <= MOST_WEIGHT:
+                if not number or not LEAST_WEIGHT <= value <= MOST_WEIGHT:
                     raise _wrong(field, value, "is not a weight", FIELDS[key])
             elif not number or not isinstance(value, int) or not 0 <= value <= MOST_JOBS:
                 raise _wrong(field, value, "is not a number of jobs", FIELDS[key])

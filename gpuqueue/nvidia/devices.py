@@ -76,9 +76,15 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
     classes = list(classes)
     if not found:
         return {}
-    named = [index for each in classes for index in each.devices or ()]
-    if len(named) != len(set(named)):
-        raise SettingsError("devices of two classes overlap; list each GPU in one class only")
+    named: dict[int, str] = {}
+    for each in classes:
+        for index in each.devices or ():
+            if index in named:
+                raise SettingsError(
+                    f"devices={index} of class {each.name!r} is a GPU of class {named[index]!r},"
+                    " too: list each GPU in one class only"
+                )
+            named[index] = each.name
     for index in named:
         if index >= len(found):
             raise SettingsError(

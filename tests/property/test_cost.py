@@ -23,6 +23,9 @@ ROUND_TRIPS = 6
 COMMANDS = 81
 #: The same of a start, and of a release that starts the next job, in a class of nodes with tenants.
 START, HANDOVER = 80, 114
+#: Of a release in a class of many nodes, while a job of several GPUs is the first in line: it looks
+#: at the 64 nodes that may be free soonest.
+SEVERAL_WAIT = 300
 
 
 def way_of(client: redis.Redis) -> Callable[[str], None]:
@@ -146,3 +149,43 @@ def test_decisions_cost_the_same_with_more_domains_jobs_and_tenants(
     many = cost_of_decisions(schedule_redis, 80, 500, 100)
     for one, other in zip(many, few, strict=True):
         assert one <= 1.2 * other, (many, few)
+
+
+BOXES = GpuClass("t4", shared_slots=2, exclusive_slots=4, domain="node")
+
+
+def cost_while_several_wait(client: redis.Redis, domains: int) -> float:
+    """Return the commands of a release in a full class that starts another job, while a job of
+    several GPUs is the first in line.
+    """
+    client.flushdb()
+    client.set(KEY, "1000")
+    line, names, running = Line(client), count(), list[Attempt]()
+    line.open("t4")
+    line.set_nodes(BOXES, {f"n{each}": {"shared": 2, "exclusive": 4} for each in range(domains)})
+
+    def take_in(jobs: int, **more: int) -> None:
+        for number in islice(names, jobs):
+            record: Any = {"delivery": f"j{number}", "id": f"j{number}", "gpu_class": "t4"}
+            record |= {"isolation": "exclusive", "priority": 0, "time_limit": 10 + number, **more}
+            running.extend(map(Attempt.of, line.take_in(BOXES, record, "{}").granted))
+
+    def hand_over() -> None:
+        for _ in range(10):
+            gone = running.pop(len(running) // 2)
+            running.extend(map(Attempt.of, line.release(BOXES, gone).granted))
+
+    take_in(4 * domains)
+    take_in(1, gpus=4)
+    take_in(20)
+    assert len(running) == 4 * domains
+    hand_over()  # loads the script
+    return commands_of(client, hand_over, 10)[1] / 10
+
+
+def test_a_decision_is_bounded_while_a_job_of_several_gpus_waits(
+    schedule_redis: redis.Redis,
+) -> None:
+    many, more = (cost_while_several_wait(schedule_redis, number) for number in (70, 140))
+    assert many <= SEVERAL_WAIT
+    assert more <= 1.02 * many

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.cli.checks.celery import damaged
+from gpuqueue.cli.checks.celery import damaged, without_slots
 from gpuqueue.cli.view.state import gate, gpu_class
 from gpuqueue.dispatcher.class_turns import IN_SCRIPT
 from gpuqueue.model.attempt import Attempt
@@ -455,3 +455,14 @@ def test_doctor_shows_what_a_turn_has_set_aside(queue: Queue) -> None:
     assert "in class t4" in check.saw and "nothing" in check.saw
     [where] = queue.reader.damaged("t4")
     assert where in check.saw
+
+
+def test_doctor_shows_jobs_that_wait_for_slots_that_are_no_more(queue: Queue) -> None:
+    state: Any = SimpleNamespace(reader=queue.reader)
+    queue.client.hset(CLASSES, "t4", json.dumps(T4.public()))
+    for name in ("one", "two", "waits"):
+        queue.send(name)
+    assert list(without_slots(state)) == []
+    queue.client.hset(CLASSES, "t4", json.dumps(GpuClass("t4", exclusive_slots=1).public()))
+    [check] = without_slots(state)
+    assert check.saw == "1 shared jobs of t4 wait, and the class has no shared slots"

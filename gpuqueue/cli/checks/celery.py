@@ -8,7 +8,7 @@ from typing import Any
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.view.dead_letters import open_dead
 from gpuqueue.cli.view.render import duration
-from gpuqueue.cli.view.state import State
+from gpuqueue.cli.view.state import State, gpu_class
 from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.model.names import REFUSED
 from gpuqueue.model.redis_url import is_redis, mask
@@ -150,6 +150,20 @@ def dispatchers(state: State) -> Iterator[Check]:
             f"no dispatcher has taken: {saw}",
             "start a dispatcher that consumes these queues (-Q)",
         )
+
+
+def without_slots(state: State) -> Iterator[Check]:
+    """Show jobs that wait for slots that their class has no more."""
+    for name, spec in state.reader.classes().items():
+        slots = gpu_class(spec).slots_of_domain
+        for kind, waiting in state.reader.view(name, spec, most=1, held=1).waiting_total.items():
+            if waiting and not slots[kind]:
+                yield Check(
+                    "slots",
+                    Level.FAIL,
+                    f"{waiting} {kind} jobs of {name} wait, and the class has no {kind} slots",
+                    f"give the class {kind} slots, or cancel the jobs (gpuqueue cancel ID)",
+                )
 
 
 def damaged(state: State) -> Iterator[Check]:

@@ -173,6 +173,7 @@ def _celery(state: State, seen: application.Application | None) -> Iterator[Chec
         expires["application"] = seen.profile.expires
     yield from celery.results_kept(state, expires)
     yield from celery.dispatchers(state)
+    yield from celery.without_slots(state)
     yield from celery.damaged(state)
     yield from memory.memory(state)
 

@@ -54,7 +54,15 @@ if not context.spec then
 end
 local due = due_of(job)
 local sooner = due and due < (next_due() or math.huge) and 1 or 0
-enter_line(job)
+local entered, failure = pcall(enter_line, job)
+if not entered then
+  -- Its message comes again. A name in line without a record would count as damaged.
+  for _, name in ipairs({ 'waiting_' .. job.isolation, 'delayed', 'expiring' }) do
+    redis.pcall('ZREM', K[name], delivery)
+  end
+  redis.pcall('HDEL', K.messages, delivery)
+  error(failure, 0)
+end
 local answer = { 'accepted', sooner, admit(context), delivery }
 if told then
   answer[5], answer[6] = string.format('%.0f', job.memory_used), job.memory_runs

@@ -199,7 +199,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has a negative number of GPUs": (
         "[classes.l4]\nexclusive_slots = 1\ngpus = -1",
-        "classes.l4.gpus=-1 is not a whole number of at least 0",
+        "classes.l4.gpus=-1 is not a whole number of 0 to 64",
     ),
     "has more shared memory than memory": (
         "[classes.l4]\nshared_slots = 1\nhost_memory = '4Gi'\nshm_size = '5Gi'",
@@ -210,11 +210,41 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has a fraction of a slot": (
         "[classes.l4]\nshared_slots = 1.5",
-        "classes.l4.shared_slots=1.5 is not a whole number of at least 0",
+        "classes.l4.shared_slots=1.5 is not a whole number of 0 to 10000",
+    ),
+    "has more slots than scripts count": (
+        f"[classes.l4]\nshared_slots = 1{'0' * 400}",
+        "classes.l4.shared_slots=1000",
+    ),
+    "has a number that no text shows": (
+        f"[classes.l4]\nshared_slots = {'9' * 5000}",
+        "GPUQUEUE_CLASSES_FILE='f.toml' is not TOML: Exceeds the limit",
+    ),
+    "is nested too deeply": (f"x = {'[' * 9999}", "GPUQUEUE_CLASSES_FILE='f.toml' is not TOML"),
+    "stands in another table": (
+        "[class.l4]\nshared_slots = 1",
+        "f.toml.class={'l4': {'shared_slots': 1}} is unknown; known: classes",
+    ),
+    "has the queue of another class": (
+        "[classes.'l4.shared']\nshared_slots = 1",
+        "the queue gpu.l4.shared does not lead to a class 'l4.shared'; use a name without a '.'",
+    ),
+    "has a queue that none reads": (
+        "[classes.'rtx.ada']\nexclusive_slots = 1",
+        "the queue gpu.rtx.ada does not lead to a class 'rtx.ada'; use a name without a '.', e.g."
+        " 'rtx-ada'",
+    ),
+    "lists a GPU twice": (
+        "[classes.l4]\nshared_slots = 1\ndevices = [1, 1]",
+        "classes.l4.devices=[1, 1] lists a GPU twice; list each GPU once",
+    ),
+    "has memory without its unit": (
+        "[classes.l4]\nshared_slots = 1\nmemory = '24'",
+        "classes.l4: gpu.memory='24' is below 1 MiB; write bytes, or a number with KiB",
     ),
     "has a patience of 0": (
         "[classes.l4]\nshared_slots = 1\nshared_patience = 0",
-        "shared_patience=0 is not a whole number of at least 1",
+        "shared_patience=0 is not a whole number of 1 to 1000000",
     ),
     "has pods that wait for less than no time": (
         "[classes.l4]\nshared_slots = 1\nwarm_seconds = -0.5",
@@ -234,7 +264,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has pods that run no job": (
         "[classes.l4]\nshared_slots = 1\nwarm_jobs = 0",
-        "classes.l4.warm_jobs=0 is not a whole number of at least 1",
+        "classes.l4.warm_jobs=0 is not a whole number of 1 to 1000000",
     ),
     "has text for memory": (
         "[classes.l4]\nshared_slots = 1\nmemory = 'big'",
@@ -262,11 +292,11 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "may have no node": (
         "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nscale_to = 0",
-        "classes.l4.scale_to=0 is not a whole number of at least 1",
+        "classes.l4.scale_to=0 is not a whole number of 1 to 5000",
     ),
     "may have too many nodes": (
         "[classes.l4]\nshared_slots = 1\ndomain = 'node'\nscale_to = 5001",
-        "classes.l4.scale_to=5001 is too many nodes; use at most 5000",
+        "classes.l4.scale_to=5001 is not a whole number of 1 to 5000",
     ),
     "counts nodes that are no domains": (
         "[classes.l4]\nshared_slots = 1\nscale_to = 3",

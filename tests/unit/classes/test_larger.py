@@ -164,7 +164,7 @@ def test_a_larger_class_must_allow_the_time_limit() -> None:
 
 def table(name: str, memory: int | None, larger: object = None) -> str:
     lines = [f"[classes.{name}]", "exclusive_slots = 1"]
-    lines += [f"memory = {memory}"] if memory else []
+    lines += [f"memory = '{memory}MB'"] if memory else []
     lines += [f"larger = {larger!r}"] if larger is not None else []
     return "\n".join(lines) + "\n"
 

@@ -29,7 +29,11 @@ WRONG = {
     ),
     "a weight of 0": (
         "[t4.tenants.a]\nweight = 0",
-        "f.toml: t4.tenants.a.weight=0 is not a weight; use a number above 0",
+        "f.toml: t4.tenants.a.weight=0 is not a weight; use a number from 0.000001",
+    ),
+    "a weight by which no number can be divided": (
+        "[t4.tenants.a]\nweight = 1e-320",
+        "f.toml: t4.tenants.a.weight=1e-320 is not a weight; use a number from 0.000001 to 1000000",
     ),
     "a weight that is none": (
         "[t4.tenants.a]\nweight = nan",

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.dispatcher.class_turns import ClassTurns
+from gpuqueue.dispatcher.class_turns import REST, ClassTurns
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import REFUSED
 from gpuqueue.steps import Steps
@@ -108,7 +108,14 @@ def failures(step: str) -> float:
 def test_each_class_has_a_first_turn_and_none_while_nothing_is_due(leader: Leader) -> None:
     assert leader.cycle() == sorted(["t4", "a100", REFUSED])
     assert leader.turns.next(leader.now) == leader.now + TICK
-    assert [leader.cycle(0.1), leader.cycle(TICK), leader.cycle(3600)] == [[], [], []]
+    assert [leader.cycle(0.1), leader.cycle(TICK), leader.cycle(REST / 2)] == [[], [], []]
+
+
+def test_a_class_without_work_has_a_turn_now_and_then(leader: Leader) -> None:
+    leader.cycle()
+    leader.answers["t4"] = turn(moved=1)  # a delayed job of which no process has told
+    assert leader.cycle(REST) == sorted(["t4", "a100", REFUSED])
+    assert leader.cycle() == ["t4"]
 
 
 def test_a_class_whose_work_appears_has_its_turn_within_a_tick(leader: Leader) -> None:

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from redis.exceptions import ResponseError
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher import slots as module
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.launchers.base import CannotLaunch, LauncherUnavailable, LaunchHeld, LaunchLater
-from gpuqueue.model.attempt import Attempt, Observation
+from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.answers import Released
+from tests.support.waiting import PATIENCE, until
 
 RECORD = cast(
     Record, {"gpu_class": "t4", "delivery": "a", "attempt": 1, "token": "x", "admitted": 100.0}
@@ -31,6 +33,7 @@ class Fake:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float = 100.0) -> None:
         self.error: Exception | None = None
+        self.refusals: list[Exception] = []
         self.nothing_runs: bool | Exception = True
         self.released: list[tuple[str, End, bool]] = []
         self.seen: list[Observation] = []
@@ -65,6 +68,8 @@ class Fake:
     def release(
         self, gpu_class: GpuClass, attempt: Attempt, end: End, instance: str, final: bool
     ) -> Released:
+        if self.refusals:
+            raise self.refusals.pop()
         self.released.append((attempt.delivery, end, final))
         return Released(True, "ended", attempt)
 
@@ -146,3 +151,14 @@ def test_an_attempt_stays_while_it_is_unknown_whether_it_runs(
     fake.launch()
     assert fake.released == []
     assert [each.launch_in for each in fake.seen] == [7]
+
+
+def test_an_end_that_redis_refuses_is_told_again(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EARLIEST", 0.01)
+    fake.refusals = [ResponseError("WRONGTYPE Operation against a key")] * 3
+    end = End(EndReason.ERROR, "exit code 1")
+    assert not fake.slots.on_end(RunningAttempt(Attempt("t4", "a", 1), "h:n:1"), end)
+    until(lambda: fake.released == [("a", end, False)], PATIENCE, "the end is told")
+    fake.slots.close()

@@ -12,14 +12,14 @@ from gpuqueue.model.names import check_class_name
 from gpuqueue.model.request import GpuRequest, parse_memory
 
 AMOUNTS = {
-    "bytes": (1024, 1024),
-    "bytes as text": ("1024", 1024),
+    "bytes": (2**20, 2**20),
+    "bytes as text": ("1048576", 2**20),
     "GiB": ("9GiB", 9 * 2**30),
     "GB": ("16GB", 16 * 10**9),
     "Mi, as Kubernetes writes it": ("512Mi", 512 * 2**20),
     "a fraction": ("1.5G", 1_500_000_000),
     "small letters and spaces": (" 2 gib ", 2 * 2**30),
-    "plain B": ("7B", 7),
+    "plain B": ("7000000B", 7_000_000),
 }
 NO_AMOUNTS = {
     "a word": "much",
@@ -64,6 +64,12 @@ HEADERS: dict[str, tuple[object, str]] = {
         {"image": "my image"},
         "gpu.image='my image' is not an image reference; use e.g. registry/name:tag",
     ),
+    "has an amount without its unit": (
+        {"memory": "9"},
+        "gpu.memory='9' is below 1 MiB; write bytes, or a number with KiB, MiB, GiB",
+    ),
+    "has a number without its unit": ({"memory": 9}, "gpu.memory=9 is below 1 MiB; write bytes"),
+    "has digits of another script": ({"memory": "٩GiB"}, "is not an amount of memory"),
     "has no amount": (
         {"memory": "lots"},
         "gpu.memory='lots' is not an amount of memory; write bytes, or a number with KiB",

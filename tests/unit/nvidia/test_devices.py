@@ -153,7 +153,7 @@ MISDEALT: dict[str, tuple[list[GpuClass], str]] = {
             GpuClass("a", shared_slots=1, devices=(0,)),
             GpuClass("b", shared_slots=1, devices=(0, 1)),
         ],
-        "devices of two classes overlap",
+        "devices=0 of class 'b' is a GPU of class 'a', too: list each GPU in one class only",
     ),
     "a class lists an unknown GPU": (
         [GpuClass("a", shared_slots=1, devices=(3,))],

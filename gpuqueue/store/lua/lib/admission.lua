@@ -421,13 +421,21 @@ local function startable(ask, budget)
   end
 end
 
--- Take a job that can start out of line, and make it a holder. Answer: that of grant.
+-- Take a job that can start out of line, and make it a holder. If that fails it is in line again,
+-- since a script that fails keeps what it has written. Answer: that of grant.
 local function give_slot(job, v, ask, at)
-  count_start(v, job.isolation)
-  leave_line(job, true)
-  local text = grant(job, ask, v, at or {})
-  tenancy.started(job)
-  return text
+  local delivery = job.delivery
+  local done, text = pcall(function()
+    count_start(v, job.isolation)
+    leave_line(job, true)
+    local granted = grant(job, ask, v, at or {})
+    tenancy.started(job)
+    return granted
+  end)
+  if done then return text end
+  local known = load(delivery)
+  if known and known.state == 'waiting' then pcall(take_place, known) end
+  error(text, 0)
 end
 
 -- Start every job that can start. Answer: {whether the budget was used up (0|1), record (JSON) of

@@ -36,12 +36,19 @@ end
 
 -- Domain → its slots as read; false: it has none that are sound.
 local known_slots = {}
-function domain.slots(name)
-  if known_slots[name] == nil then
-    local own = decoded(redis.call('HGET', K.domains, name))
+
+-- Read the slots of domains in one command.
+function domain.read_slots(names)
+  local found = redis.call('HMGET', K.domains, unpack(names))
+  for i, name in ipairs(names) do
+    local own = decoded(found[i])
     local whole = own and type(own.shared) == 'number' and type(own.exclusive) == 'number'
     known_slots[name] = whole and own or false
   end
+end
+
+function domain.slots(name)
+  if known_slots[name] == nil then domain.read_slots({ name }) end
   return known_slots[name] or nil
 end
 

@@ -61,7 +61,9 @@ function domain.candidates(number)
   end
   local found = {}
   for _, key in ipairs(domain.ends_of(number)) do
-    for _, name in ipairs(redis.call('ZRANGE', key, 0, domain.MOST - 1)) do
+    local names = redis.call('ZRANGE', key, 0, domain.MOST - 1)
+    if #names > 0 then domain.read_slots(names) end
+    for _, name in ipairs(names) do
       found[#found + 1], found[#found + 2] = name, domain.free_at(name, number)
     end
   end

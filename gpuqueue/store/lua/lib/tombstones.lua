@@ -7,10 +7,11 @@ local function entomb(job, reason, keep)
   local stone = {}
   for _, field in ipairs(KEPT) do stone[field] = job[field] end
   stone.state, stone.ended = 'ended', now
-  redis.call('HDEL', K.messages, job.delivery)
-  redis.call('ZREM', K.finishing, job.delivery)
-  if job.delivery ~= job.id then redis.call('ZREM', K.repeats, repeat_of(job)) end
   redis.call('ZADD', K.ended, now + keep, job.delivery)
   save(stone)
+  redis.call('HDEL', K.messages, job.delivery)
+  if job.delivery ~= job.id then redis.call('ZREM', K.repeats, repeat_of(job)) end
+  -- Last: a finisher takes a job again whose end was not written.
+  redis.call('ZREM', K.finishing, job.delivery)
   return stone
 end

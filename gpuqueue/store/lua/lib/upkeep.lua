@@ -71,16 +71,21 @@ local MOVES = {
   { 'warm_until', function(instance) redis.call('HDEL', K.warm, instance) end },
 }
 
--- Take what is due out of a key, one by one, until the budget of its kind is used up. Answers how
--- much was taken.
+-- Take what is due out of a key, one by one, until the budget of its kind is used up. What fails
+-- stays due: a script that fails keeps what it has written. Answers how much was taken.
 local function move(key, handle, most)
   local spent, moved = 0, 0
   local due = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #due, 2 do
     if spent >= most then break end
     redis.call('ZREM', key, due[i])
+    local done, weight = pcall(handle, due[i], tonumber(due[i + 1]))
+    if not done then
+      redis.call('ZADD', key, due[i + 1], due[i])
+      error(weight, 0)
+    end
     moved = moved + 1
-    spent = spent + (handle(due[i], tonumber(due[i + 1])) or 1)
+    spent = spent + (weight or 1)
   end
   return moved
 end
