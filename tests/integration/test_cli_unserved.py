@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.support.command_line import run_command
-from tests.support.dev_command import CLI, clean_env
+from tests.support.command_line import run_command, running_command
+from tests.support.dev_command import clean_env
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -30,13 +29,9 @@ def test_a_redis_that_no_dispatcher_has_seen(tmp_path: Path) -> None:
         assert "no dispatcher has ever announced itself" in waited.stderr
         assert "not ended within 1 s; the job continues" in waited.stderr
         assert "follow it with `gpuqueue logs -f" in waited.stderr
-        stopped = subprocess.Popen([*CLI, "run", "x:1"], env=env, stderr=subprocess.PIPE, text=True)
-        errors = stopped.stderr
-        assert errors is not None
-        until(lambda: "gpuqueue: job " in errors.readline())
-        stopped.send_signal(signal.SIGINT)
-        assert (
-            "is not cancelled: no dispatcher has ever announced itself"
-            in stopped.communicate(timeout=30)[1]
-        )
-        assert stopped.returncode == 130
+        with running_command(["run", "x:1"], env=env) as stopped:
+            until(lambda: "gpuqueue: job " in stopped.stderr.readline())
+            stopped.process.send_signal(signal.SIGINT)
+            status, _, err = stopped.ended(30)
+        assert "is not cancelled: no dispatcher has ever announced itself" in err
+        assert status == 130
