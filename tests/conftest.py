@@ -72,8 +72,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files that have none of the tests that are asked for."""
-    only_slow = config.option.markexpr == "slow"
-    return True if only_slow and selection.is_quick(collection_path) else None
+    return selection.has_none_of(collection_path, config.option.markexpr) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

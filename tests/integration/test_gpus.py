@@ -5,8 +5,6 @@ is real.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,6 +12,7 @@ import pytest
 
 from gpuqueue import gpu
 from gpuqueue.errors import InvalidJob
+from tests.support.command_line import run_command
 from tests.support.nodes import APPS, FAKE_GPUS
 from tests.support.stack import Stack
 from tests.support.waiting import PATIENCE, until
@@ -62,10 +61,9 @@ def test_shared_jobs_spread_over_gpus_and_exclusive_jobs_get_one_each(
 
 def told(stack: Stack, *command: str) -> str:
     """What a command of gpuqueue prints."""
-    words = [sys.executable, "-m", "gpuqueue.cli", *command]
-    return subprocess.run(
-        words, env={**os.environ, **stack.env}, check=True, text=True, stdout=subprocess.PIPE
-    ).stdout
+    done = run_command(command, env={**os.environ, **stack.env})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_an_exclusive_job_takes_one_gpu_while_shared_jobs_share_the_other(

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.command_line import run_command
 from tests.support.dev_command import CLI, clean_env
 from tests.support.forking import start_forked
+from tests.support.nodes import FAKE_GPUS
 
 NOWHERE = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
 
@@ -67,6 +69,19 @@ def test_a_command_that_takes_too_long_ends_and_the_next_one_runs(tmp_path: Path
         run_command(["status"], env=env, cwd=tmp_path, timeout=0.01)
     done = run_command(["--version"], env=clean_env(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_forked_process_has_the_gpus_of_its_environment(tmp_path: Path) -> None:
+    (tmp_path / "gpus.py").write_text(
+        "from gpuqueue.dispatcher import choose_launcher\n"
+        "print(choose_launcher.devices.pynvml.__file__)\n"
+    )
+    seen = []
+    for path in (str(FAKE_GPUS), ""):
+        done = run_command([], env=clean_env(PYTHONPATH=path), cwd=tmp_path, module="gpus")
+        assert done.returncode == 0, done.stderr
+        seen.append(done.stdout.strip())
+    assert seen == [str(FAKE_GPUS / "pynvml.py"), pynvml.__file__]
 
 
 def test_a_forked_process_ends_its_threads_and_handlers_as_a_started_one(tmp_path: Path) -> None:

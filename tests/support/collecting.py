@@ -37,9 +37,8 @@ def import_share(config: Any) -> None:
     number = int(config.workerinput["workerid"].removeprefix("gw"))
     if config.args != ["tests"]:
         return
-    only_slow = config.option.markexpr == "slow"
     for path in test_files()[number :: config.workerinput["workercount"]]:
-        if only_slow and selection.is_quick(path):
+        if selection.has_none_of(path, config.option.markexpr):
             continue
         # Collection comes to the same file, and reports its error.
         with contextlib.suppress(Exception, pytest.skip.Exception):

@@ -6,12 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from tests.support.forking import start_forked
+from tests.support.forking import Forked, start_forked
 
 
 def run_command(
@@ -35,6 +37,45 @@ def run_command(
                 os.killpg(process.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(list(words), timeout, _text(out), _text(err)) from None
         return subprocess.CompletedProcess(list(words), status, _text(out), _text(err))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that runs, and what it writes: the rest of it once the command has ended."""
+
+    process: Forked
+    stdout: IO[str]
+    stderr: IO[str]
+
+    def ended(self, timeout: float) -> tuple[int, str, str]:
+        """Wait for its end; return its status, and what is left to read of its output and of its
+        errors, which have to fit into their pipes.
+        """
+        return self.process.wait(timeout), self.stdout.read(), self.stderr.read()
+
+
+@contextmanager
+def running_command(
+    words: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[Running]:
+    """Run ``python -m gpuqueue.cli WORDS`` beside the block, which reads what it writes. It is
+    killed where it outlives the block.
+    """
+    (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+    with os.fdopen(out) as stdout, os.fdopen(err) as stderr:
+        try:
+            output = to_out, to_err
+            process = start_forked(
+                "gpuqueue.cli", words, env=env, cwd=cwd or Path.cwd(), output=output
+            )
+        finally:
+            os.close(to_out)
+            os.close(to_err)
+        try:
+            yield Running(process, stdout, stderr)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _text(output: IO[bytes]) -> str:

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import importlib.machinery
 import json
 import os
 import runpy
@@ -53,6 +54,8 @@ LATER = (
     "gpuqueue.glue.worker.intake_step",
     "gpuqueue.glue.worker.queues",
 )
+#: What a folder of PYTHONPATH may have in place of what is imported here → who has imported it.
+REPLACED = {"pynvml": "gpuqueue.nvidia.devices"}
 
 
 class Forked:
@@ -170,7 +173,7 @@ def _serve(orders: socket.socket) -> None:
         importlib.import_module(module)
     for module in LATER:
         importlib.import_module(module)
-    assert "gpuqueue.celery" not in sys.modules
+    assert not {"gpuqueue.celery", "torch"} & sys.modules.keys()
     gc.collect()
     gc.freeze()
     woken, wake = socket.socketpair()
@@ -232,8 +235,12 @@ def _become(order: dict[str, Any], output: list[int]) -> NoReturn:
         os.chdir(order["cwd"])
         if "PYTHONUNBUFFERED" in os.environ:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        paths = filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))
+        paths = [*filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
         sys.path[:1] = [order["cwd"], *paths]  # in place of the folder of this checkout
+        for name, importer in REPLACED.items():
+            if importlib.machinery.PathFinder.find_spec(name, paths):
+                del sys.modules[name]
+                importlib.reload(sys.modules[importer])
         sys.argv = [order["module"], *order["words"]]
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
         code = 0

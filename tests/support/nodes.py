@@ -87,9 +87,9 @@ class ProcessContainer(CeleryWorkerContainer):
 
     def _can_be_forked(self, env: dict[str, str]) -> bool:
         """Whether it runs a module of this checkout: another folder of PYTHONPATH may replace
-        modules.
+        modules that :mod:`tests.support.forking` does not import again.
         """
-        usual = {str(APPS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+        usual = {str(APPS), str(FAKE_GPUS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
         paths = set(env["PYTHONPATH"].split(os.pathsep))
         return self.argv[:2] == [sys.executable, "-m"] and paths <= usual
 

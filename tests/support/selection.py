@@ -10,7 +10,8 @@ alone, long schedules and crashes at each step are divided in the same way.
 **Pods.** What holds for a pod of each job holds for warm ones. GPUQUEUE_TEST_PODS=cold or warm says
 what the cases on the double have; ``commit`` takes warm ones in every other five commits.
 
-**Files.** Where only slow tests run, a file of quick ones alone is not read.
+**Files.** Where only slow tests run, a file of quick ones alone is not imported, and the other way
+round.
 
 **Groups.** A file stays on one worker if its tests share a fixture, which is set up once, and so do
 quick unit tests.
@@ -38,6 +39,8 @@ PARTS = 5
 DIVIDED = ("tests/integration/kubernetes/", "tests/property/", "tests/crash/")
 #: Folders whose tests run without a launcher's kind, which is slow on Kubernetes.
 QUICK = ("unit", "property", "docs", "lint", "project", "deploy")
+#: The marks of a file whose tests are all slow.
+ALL_SLOW = re.compile(r"^pytestmark = (\[[^\[\]]*)?pytest\.mark\.slow\b", re.MULTILINE)
 #: Fixtures of a conftest that are set up for each file, and are costly.
 COSTLY = ("reader: Reader",)
 #: Seconds of a test's timeout from which on it counts as long.
@@ -85,6 +88,20 @@ def _commits() -> int:
 def part_of(name: str) -> int:
     """Return the part that a case belongs to."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % PARTS
+
+
+def has_none_of(path: Path, marks: str) -> bool:
+    """Return whether a test file has none of the tests of a run (its ``-m``), as far as its text
+    tells.
+    """
+    if marks == "slow":
+        return is_quick(path)
+    return marks == "not slow" and is_slow(path)
+
+
+def is_slow(path: Path) -> bool:
+    """Return whether a file has slow tests alone: the marks of all of its tests say so."""
+    return path.name.startswith("test_") and bool(ALL_SLOW.search(path.read_text()))
 
 
 def is_quick(path: Path) -> bool:

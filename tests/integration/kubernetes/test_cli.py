@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from celery import chord
@@ -18,28 +17,15 @@ import gpuqueue
 from gpuqueue import gpu
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, DOCTOR, WITH_LISTS_INSTEAD
 from tests.support.cluster_stack import ClusterStack
-from tests.support.command_line import run_command
+from tests.support.command_line import Running, run_command, running_command
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 GPU = "gpu.t4.shared"
-CLI = [sys.executable, "-m", "gpuqueue.cli"]
 
 
-def start(stack: Any, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*CLI, *arguments],
-        env={**os.environ, **stack.env, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def line_of(stream: IO[str] | None) -> str:
-    """The next line of a pipe."""
-    assert stream is not None
-    return stream.readline()
+def start(stack: Any, *arguments: str) -> AbstractContextManager[Running]:
+    return running_command(arguments, env={**os.environ, **stack.env})
 
 
 def call(stack: Any, *arguments: str, **env: str) -> tuple[int, str, str]:
@@ -113,16 +99,16 @@ def test_following_a_log_bears_an_api_server_that_goes_away(
         **gpu("t4", isolation="shared")
     )
     quick.in_state(result.id, "running")
-    process = start(quick, "logs", "-f", result.id)
-    assert line_of(process.stdout) == "one\n"
-    quick.cluster.faults.front_down()
-    try:
-        assert "trying again" in line_of(process.stderr)
-        gate.touch()
-    finally:
-        quick.cluster.faults.front_up()
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (0, "two\nthree\nfour\n"), err
+    with start(quick, "logs", "-f", result.id) as command:
+        assert command.stdout.readline() == "one\n"
+        quick.cluster.faults.front_down()
+        try:
+            assert "trying again" in command.stderr.readline()
+            gate.touch()
+        finally:
+            quick.cluster.faults.front_up()
+        status, out, err = command.ended(60)
+    assert (status, out) == (0, "two\nthree\nfour\n"), err
     assert result.get(PATIENCE)["log"] == "one\ntwo\nthree\nfour\n"
 
 
@@ -169,13 +155,13 @@ def test_a_detached_run_goes_on_and_a_cancelled_one_is_reported(
     status, out, _ = call(quick, "run", "--detach", "--class", "t4", *sleep)
     job_id = out.strip()
     assert status == 0 and quick.in_state(job_id, "running")
-    waits = start(quick, "run", "--class", "t4", *sleep)
-    other = line_of(waits.stderr).split()[-1]
-    quick.in_state(other, "running")
-    status, out, _ = call(quick, "cancel", "--wait", "30", job_id, other)
-    assert status == 0 and out.count("has ended: CANCELLED") == 2
-    _, err = waits.communicate(timeout=30)
-    assert waits.returncode == 130 and "cancelled" in err
+    with start(quick, "run", "--class", "t4", *sleep) as waits:
+        other = waits.stderr.readline().split()[-1]
+        quick.in_state(other, "running")
+        status, out, _ = call(quick, "cancel", "--wait", "30", job_id, other)
+        assert status == 0 and out.count("has ended: CANCELLED") == 2
+        status, _, err = waits.ended(30)
+    assert status == 130 and "cancelled" in err
 
 
 def test_a_misspelt_option_of_run_is_no_command(quick: ClusterStack) -> None:
@@ -185,23 +171,13 @@ def test_a_misspelt_option_of_run_is_no_command(quick: ClusterStack) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_run_is_cancelled_by_ctrl_c(quick: ClusterStack, how: Any) -> None:
-    process = start(
-        quick,
-        "run",
-        "--class",
-        "t4",
-        "shop:1",
-        "--",
-        "python3",
-        "-c",
-        "import time; time.sleep(60)",
-    )
-    said = line_of(process.stderr)
-    job_id = said.split()[-1]
-    quick.in_state(job_id, "running")
-    process.send_signal(how)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and f"{job_id} is stopping; its result will be REVOKED" in err
+    sleep = ["shop:1", "--", "python3", "-c", "import time; time.sleep(60)"]
+    with start(quick, "run", "--class", "t4", *sleep) as command:
+        job_id = command.stderr.readline().split()[-1]
+        quick.in_state(job_id, "running")
+        command.process.send_signal(how)
+        status, _, err = command.ended(30)
+    assert status == 130 and f"{job_id} is stopping; its result will be REVOKED" in err
     assert quick.in_state(job_id, "ended")["reason"] == "CANCELLED"
 
 

@@ -129,12 +129,11 @@ def test_followed_logs_end_with_their_job_and_not_with_its_pod(
     warm: ClusterStack, held: Any, key: str
 ) -> None:
     _, job = held
-    process = start(warm, "logs", "-f", job.id)
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"says {key}\n"
-    warm.go(key)
-    assert job.get(PATIENCE) == key
-    out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, err) == (0, "")
+    with start(warm, "logs", "-f", job.id) as command:
+        assert command.stdout.readline() == f"says {key}\n"
+        warm.go(key)
+        assert job.get(PATIENCE) == key
+        status, out, err = command.ended(PATIENCE)
+    assert (status, err) == (0, "")
     assert out.startswith(f"has said {key}\n") and "first" not in out
     assert warm.reader.waiting_pods("t4")
