@@ -10,8 +10,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from gpuqueue.store.attempts import GRACE
@@ -50,6 +51,33 @@ def end_within(seconds: float, code: int) -> None:
         _thread.start_new_thread(watch, ())
     except RuntimeError as exc:  # the task has used up the threads, and may keep them
         leave_at_once(code, f"this process leaves at once: {exc}")
+
+
+@contextmanager
+def copies_end() -> Iterator[None]:
+    """Run code of the application: a process that it forks, and that comes out of it, ends here.
+    The outcome is that of this process alone.
+    """
+    own = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != own:
+            _end_copy(sys.exc_info()[1])
+
+
+def _end_copy(exc: BaseException | None) -> NoReturn:
+    code: object = 0 if exc is None else 1
+    if isinstance(exc, SystemExit):
+        code = exc.code
+    elif exc is not None:
+        traceback.print_exception(exc)
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+    leave_at_once(
+        code & 0xFF if isinstance(code, int) else int(code is not None),
+        f"process {os.getpid()}, which the task has forked, came out of the code of the task",
+    )
 
 
 def leave_at_once(code: int, why: str = "") -> NoReturn:

@@ -31,7 +31,7 @@ from gpuqueue.executor.celery_task import (
     raiser,
     soft_limit,
 )
-from gpuqueue.executor.leaving import grace_of
+from gpuqueue.executor.leaving import copies_end, grace_of
 from gpuqueue.executor.outcome import Outcome
 from gpuqueue.executor.redelivery import fail, if_lost, reject
 from gpuqueue.executor.retry_queue import RetryQueue
@@ -277,7 +277,7 @@ class Run:
         @wraps(inner)  # Celery's retry reads the signature of the code
         def run(*args: Any, **kwargs: Any) -> Any:
             before()
-            with self._outcome.claiming(task), soft_limit(soft, met):
+            with self._outcome.claiming(task), soft_limit(soft, met), copies_end():
                 result = inner(*args, **kwargs)
             self._outcome.claim(EndReason.SUCCEEDED)
             return result
@@ -292,7 +292,7 @@ class Run:
 
         def hook(*args: Any, **kwargs: Any) -> None:
             before()
-            with self._outcome.claiming(task):
+            with self._outcome.claiming(task), copies_end():
                 before_start(*args, **kwargs)
 
         return hook

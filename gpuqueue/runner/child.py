@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 from gpuqueue.launchers.local.runtime import ROOM
@@ -27,6 +26,8 @@ SPAWNED = (sys.executable, "-m", "gpuqueue.executor", ALONE)
 SUBREAPER = 36
 #: ``oom_score_adj`` of an attempt: the kernel must end it before the runner, whose score is 0.
 OOM_SCORE = 500
+#: Not paths: each object that a new process makes for one costs it a copied page of memory.
+_OOM_SCORE, _STAT, _LONGEST_STAT = "/proc/self/oom_score_adj", "/proc/self/stat", 4096
 #: Exit status of an error before the executor (EX_SOFTWARE).
 EXIT_BEFORE = 70
 _LIBC = ctypes.CDLL(None)
@@ -95,8 +96,8 @@ def _part(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_bytes(b"%d" % OOM_SCORE)
+    with contextlib.suppress(OSError), open(_OOM_SCORE, "wb", 0) as score:  # noqa: PTH123
+        score.write(b"%d" % OOM_SCORE)
 
 
 def adopt_orphans() -> None:
@@ -115,7 +116,8 @@ def show_environment(variables: Mapping[str, str]) -> None:
     if not size or len(text) > size:
         return
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        with open(_STAT, "rb", 0) as stat:  # noqa: PTH123
+            fields = stat.read(_LONGEST_STAT).rpartition(b")")[2].split()
         begin, end = int(fields[47]), int(fields[48])
         shown = ctypes.string_at(begin, end - begin)
         at = shown.index(f"{ROOM}=".encode())

@@ -11,8 +11,13 @@ import fcntl
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from gpuqueue.launchers.local.runtime import IMPORTING, ROOM, SERVING, Runtime
+from gpuqueue.model.executor_env import START
+
+#: Tells a runner that has begun again why its executors are spawned.
+WHY_SPAWN = "GPUQUEUE_WHY_SPAWN"
 
 
 def main(argv: list[str]) -> int:
@@ -30,20 +35,33 @@ def main(argv: list[str]) -> int:
         return 0
     # Only the one that has the lock pays for the imports.
     from gpuqueue.executor.redis_of import forget_default
+    from gpuqueue.runner import safety
     from gpuqueue.runner.parent import load, shut_down
     from gpuqueue.runner.server import Server
 
     # A dispatcher reads it where this process dies.
     runtime.stage(lock, IMPORTING)
     forget_default(os.environ)
+    why_spawn = os.environ.pop(WHY_SPAWN, "")
     environ = {name: value for name, value in os.environ.items() if name != ROOM}
-    parent = load(environ)
+    folder = Path.cwd()
+    parent = load(environ, why_spawn)
+    if environ.get(START) != "spawn" and (why := safety.replaced()):
+        _begin_again(argv, folder, {**environ, START: "spawn", WHY_SPAWN: why})
     runtime.stage(lock, SERVING)
     server = Server(runtime, parent, environ, lock=lock, command=argv[1:])
     server.serve()
     server.close()
     shut_down(environ, 0, server.stopped_by)
     return 0
+
+
+def _begin_again(argv: list[str], folder: Path, environ: dict[str, str]) -> NoReturn:
+    """Become a runner that has not imported the application. The lock is free until that has it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.chdir(folder)  # the application may have left it
+    os.execve(sys.executable, [sys.executable, "-m", "gpuqueue.runner", *argv], environ)
 
 
 def run() -> None:

@@ -79,12 +79,12 @@ class Parent:
         return f"{changed} has changed" if changed else ""
 
 
-def load(environ: Mapping[str, str]) -> Parent:
+def load(environ: Mapping[str, str], why_spawn: str = "") -> Parent:
     """Import the application. An error is kept for those who ask for an attempt. Where executors
-    are spawned, each imports it by itself.
+    are spawned, each imports it by itself; ``why_spawn``: why they are, if it is no setting.
     """
     if environ.get(START) == "spawn":
-        return Parent("", "GPUQUEUE_START=spawn", Sources(sys.modules))
+        return Parent("", why_spawn or "GPUQUEUE_START=spawn", Sources(sys.modules))
     import_late()
     own, problem = set(sys.modules), ""
     if within := float(environ.get(LOAD_TIMEOUT, 0)):

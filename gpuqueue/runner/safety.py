@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
+import select
+import selectors
 import signal
+import socket
 import sys
 import threading
 
@@ -18,6 +22,8 @@ def unsafe() -> str:
 
     The answer holds for this moment: a library may start threads at its first call.
     """
+    if why := replaced():
+        return why
     if sys.platform != "linux":
         return f"forking is not safe on {sys.platform}"
     if (count := len(os.listdir("/proc/self/task"))) > 1:  # noqa: PTH208 - at each start
@@ -32,12 +38,31 @@ def unsafe() -> str:
     return ""
 
 
+def replaced() -> str:
+    """Return what gevent, or a library like it, has put in place of the functions of the system:
+    its event loop serves neither a runner nor what is forked from it. Empty: nothing.
+    """
+    for name, used, kept in (
+        ("os.fork", os.fork, os.fork.__module__ == "posix"),
+        ("select.select", select.select, select.select.__module__ == "select"),
+        ("socket.socket", socket.socket, issubclass(socket.socket, _socket.socket)),
+        (
+            "selectors.DefaultSelector",
+            selectors.DefaultSelector,
+            selectors.DefaultSelector.__module__ == "selectors",
+        ),
+    ):
+        if not kept:
+            return f"the application replaced {name} by that of {used.__module__}"
+    return ""
+
+
 def settle() -> None:
     """Fork once: OpenBLAS ends its threads at a fork, and starts them again where it needs them.
     From here on this process reaps its children itself, also if the application had them reaped.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if sys.platform != "linux":
+    if sys.platform != "linux" or replaced():
         return
     pid = os.fork()
     if not pid:

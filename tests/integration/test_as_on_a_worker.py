@@ -103,6 +103,13 @@ def test_a_task_sees_that_it_was_aborted_before_its_start(stack: Stack) -> None:
     assert AsyncResult(sent.id, app=stack.app).get(PATIENCE) is True
 
 
+@pytest.mark.parametrize(("how", "status"), [("returns", 0), ("raises", 1), ("exits", 7)])
+def test_a_copy_that_a_task_forks_has_no_part_in_its_outcome(
+    stack: Stack, how: str, status: int
+) -> None:
+    assert send(stack, "forked", how).get(PATIENCE) == status
+
+
 def test_a_rate_limit_of_a_task_is_ignored(stack: Stack) -> None:
     sent = [send(stack, "limited") for _ in range(3)]
     assert [each.get(PATIENCE) for each in sent] == ["ran"] * 3

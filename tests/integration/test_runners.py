@@ -227,6 +227,10 @@ def test_dispatchers_of_one_application_share_a_runner(own: Stack) -> None:
             "threading.Thread(target=time.sleep, args=(600,), name='pump', daemon=True).start()",
             "1 threads when it was imported: pump",
         ),
+        (
+            "import selectors\nclass Loop: pass\nselectors.DefaultSelector = Loop\nos.chdir('/')",
+            "replaced selectors.DefaultSelector by that of own",
+        ),
         pytest.param(
             "import grpc\nchannel = grpc.insecure_channel('127.0.0.1:1')",
             "of native libraries",
@@ -234,7 +238,7 @@ def test_dispatchers_of_one_application_share_a_runner(own: Stack) -> None:
         ),
         pytest.param("opened = open(os.environ['DEVICE'])", "opened", marks=pytest.mark.slow),
     ],
-    ids=["threads", "grpc", "gpu"],
+    ids=["threads", "loop", "grpc", "gpu"],
 )
 def test_application_that_cannot_be_forked_is_spawned(
     own: Stack, tmp_path: Path, does: str, why: str

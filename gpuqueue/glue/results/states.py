@@ -22,6 +22,7 @@ from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 from kombu.serialization import registry
 from redis.backoff import NoBackoff
+from redis.commands.core import Script
 from redis.retry import Retry
 
 from gpuqueue.model.record import Record
@@ -179,8 +180,8 @@ def ask(backend: Any, asked: Sequence[Ask]) -> list[int]:
     arguments: list[Any] = [int(backend.expires or 0), LONGEST]
     for each in asked:
         arguments += [each.value, each.statuses, each.expected]
-    script = backend.client.register_script(_SCRIPT)
-    found: list[int] = script(keys=[each.key for each in asked], args=arguments)
+    keys = [each.key for each in asked]
+    found: list[int] = _SCRIPT(keys=keys, args=arguments, client=backend.client)
     return found
 
 
@@ -202,7 +203,8 @@ def _context(each: Informing) -> Context:
     return Context({**named, "args": [], "kwargs": {}, "delivery_info": {}})
 
 
-_SCRIPT = (files("gpuqueue.glue.results") / "inform.lua").read_text(encoding="utf-8")
+#: One for all clients: each executor would compute its digest again.
+_SCRIPT = Script(None, (files("gpuqueue.glue.results") / "inform.lua").read_bytes())  # type: ignore[arg-type]
 
 
 def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

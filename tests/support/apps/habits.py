@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -210,3 +211,16 @@ tracked = app.task(own_state, bind=True, name="habits.tracked", track_started=Tr
 @app.task
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+@app.task
+def forked(how: str) -> int:
+    """Return the exit status of a copy of this process that comes out of the task."""
+    if not (pid := os.fork()):
+        if how == "raises":
+            raise ValueError(how)
+        return -1 if how == "returns" else sys.exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -45,3 +45,18 @@ def test_open_gpu_is_named(tmp_path: Path) -> None:
         f"safety._GPUS = ({str(tmp_path)!r},)\nopened = open({str(device)!r})"
     )
     assert said(program) == f"the application opened {device} when it was imported"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "fork"), ("select", "select"), ("selectors", "DefaultSelector"), ("socket", "socket")],
+)
+def test_a_function_of_another_event_loop_is_named(module: str, name: str) -> None:
+    program = f"import {module}\nclass Other: pass\n{module}.{name} = Other"
+    why = f"the application replaced {module}.{name} by that of __main__"
+    assert said(program) == why
+
+
+def test_a_process_with_a_socket_of_another_kind_may_fork() -> None:
+    program = "import socket\nclass Proxied(socket.socket): pass\nsocket.socket = Proxied"
+    assert said(program) == ""
