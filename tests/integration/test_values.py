@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -22,6 +23,7 @@ from gpuqueue import errors
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.names import worker_name
 from tests.support.command_line import run_command
+from tests.support.nodes import ProcessContainer, WorkerNode
 from tests.support.stack import Stack, listed, load_application
 from tests.support.waiting import PATIENCE, until
 
@@ -234,6 +236,22 @@ def test_a_running_job_is_terminated_by_its_application(parcels: Parcels, key: s
 def test_dispatchers_answer_an_application_in_its_form(parcels: Parcels) -> None:
     answers = parcels.app.app.control.ping([worker_name("t4")], timeout=PATIENCE, limit=1)
     assert [list(each) for each in answers] == [[worker_name("t4")]]
+
+
+@pytest.mark.slow
+@pytest.mark.local_only("the start of a dispatcher")
+@pytest.mark.parametrize("parcels", ["msgpack", "pickle"], indirect=True)
+def test_a_dispatcher_starts_beside_workers_of_any_form(parcels: Parcels) -> None:
+    command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", "-n", "late@test"]
+    made = ProcessContainer(  # without the options of other nodes, which ask no neighbour
+        "late", [*command, "-l", "INFO"], parcels.stack.env, parcels.stack.directory
+    )
+    late = WorkerNode(made, parcels.stack.app).start()
+    try:
+        late.ready()
+        assert "Refusing to deserialize" not in late.logs()
+    finally:
+        late.stop()
 
 
 @pytest.mark.slow
