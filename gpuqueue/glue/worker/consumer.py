@@ -78,9 +78,10 @@ class Consumer(CeleryConsumer):
     def __init__(
         self, *args: Any, worker_options: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        # It greets no other worker: those answer in the form of their application, such as pickle,
-        # and clocks and revokes of a dispatcher are not theirs.
-        options = {**(worker_options or {}), "without_mingle": True}
+        # It greets no other worker, and follows no other's events: those come in the form of their
+        # application, such as pickle, and nothing of a dispatcher depends on them.
+        quiet = {"without_mingle": True, "without_gossip": True}
+        options = {**(worker_options or {}), **quiet}
         super().__init__(*args, worker_options=options, **kwargs)
         self.connection_errors: tuple[type[Exception], ...] = (
             *self.conninfo.connection_errors,
