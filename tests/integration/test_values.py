@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from types import ModuleType
@@ -240,18 +240,19 @@ def test_dispatchers_answer_an_application_in_its_form(parcels: Parcels) -> None
 
 @pytest.mark.slow
 @pytest.mark.local_only("the start of a dispatcher")
-@pytest.mark.parametrize("parcels", ["msgpack", "pickle"], indirect=True)
-def test_a_dispatcher_starts_beside_workers_of_any_form(parcels: Parcels) -> None:
+def test_a_dispatcher_starts_beside_a_worker_that_answers_in_its_form(
+    stack_factory: Callable[..., Stack],
+) -> None:
+    form = {"PARCELS_SERIALIZER": "msgpack", "PARCELS_ALSO": '["json"]'}
+    made = stack_factory({"GPUQUEUE_APP": "parcels", **form})
+    made.cpu_worker()
+    # Without the options of other nodes, with which Celery asks no neighbour.
     command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", "-n", "late@test"]
-    made = ProcessContainer(  # without the options of other nodes, which ask no neighbour
-        "late", [*command, "-l", "INFO"], parcels.stack.env, parcels.stack.directory
-    )
-    late = WorkerNode(made, parcels.stack.app).start()
-    try:
-        late.ready()
-        assert "Refusing to deserialize" not in late.logs()
-    finally:
-        late.stop()
+    process = ProcessContainer("late", [*command, "-l", "INFO"], made.env, made.directory)
+    late = WorkerNode(process, made.app)
+    made.workers.append(late.start())
+    late.ready()
+    assert "Refusing to deserialize" not in late.logs()
 
 
 @pytest.mark.slow
