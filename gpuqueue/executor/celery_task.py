@@ -81,7 +81,7 @@ def soft_limit(seconds: float | None, met: Callable[[], object]) -> Iterator[Non
 
     def expire(number: int, frame: FrameType | None) -> None:
         if not over.is_set():  # else it came while the task ended
-            raise SoftTimeLimitExceeded(*([seconds] if seconds else []))
+            raise SoftTimeLimitExceeded()  # without arguments, as Celery's pool
 
     def watch() -> None:
         if not over.wait(seconds) and main.ident is not None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from celery import states
+from celery.app.trace import TraceInfo
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
@@ -97,6 +99,12 @@ class Outcome:
             self.claim(reason or EndReason.ERROR, why)
             raise
 
+    def info(self, state: str, retval: Any = None) -> TraceInfo:
+        """Return what the tracer writes an error with: one that came from outside the code of the
+        task, as its loader or its arguments, is claimed as it is written.
+        """
+        return _Claiming(self, state, retval)
+
     def claim(self, outcome: EndReason, why: str | None = None) -> None:
         """Claim an outcome; ``why`` the job is delivered again, or not run again. Raises Celery's
         :class:`Ignore` if another attempt counts, and :class:`application.Stopped` if Redis cannot
@@ -145,6 +153,21 @@ class Outcome:
         except RedisError as error:
             logger.warning("the GPU error is not recorded: %s", error)
         raise application.Stopped(EXIT_DEVICE) from exc
+
+
+class _Claiming(TraceInfo):
+    """Claims a failure that is not claimed before it is written."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome, state: str, retval: Any) -> None:
+        super().__init__(state, retval)
+        self.outcome = outcome
+
+    def handle_error_state(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state == states.FAILURE and not self.outcome.claimed:
+            self.outcome.claim(EndReason.ERROR)
+        return super().handle_error_state(*args, **kwargs)
 
 
 def _exited(exc: SystemExit | KeyboardInterrupt) -> str:

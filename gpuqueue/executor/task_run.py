@@ -186,7 +186,11 @@ class Run:
             ):
                 # Looked up here: SDKs and applications replace it.
                 tell(request, request.on_accepted, os.getpid(), time.monotonic())
-                tracer = trace.build_tracer(task.name, task, app.loader, self._worker, app=app)
+                tracer = trace.build_tracer(
+                    *(task.name, task, app.loader, self._worker),
+                    Info=self._outcome.info,
+                    app=app,
+                )
                 try:
                     value, info, runtime, shown = tracer(
                         request.id, request.args, request.kwargs, context

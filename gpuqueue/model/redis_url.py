@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import TypeGuard
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from gpuqueue.model import sentinel_url
 
@@ -71,6 +71,16 @@ def has_wrong_port(url: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def has_wrong_database(url: str) -> bool:
+    """Whether an address of one Redis names a database that is no number: Celery refuses it, and
+    redis-py takes database 0.
+    """
+    if not url.startswith(("redis://", "rediss://")):
+        return False
+    database = unquote(urlsplit(url).path).strip("/")
+    return bool(database) and not (database.isascii() and database.isdecimal())
 
 
 def uses_tls(url: str) -> bool:

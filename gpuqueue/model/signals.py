@@ -32,4 +32,11 @@ def parse_signal(signal: Any) -> str:
     )
 
 
+def number_of(name: Any) -> Signals | None:
+    """Return the number of a signal that a record names, as Celery tells applications; None for
+    anything else.
+    """
+    return Signals[f"SIG{name}"] if is_signal(name) else None
+
+
 _NUMBERS = {int(each): each.name.removeprefix("SIG") for each in Signals}

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpuqueue.errors import SettingsError
 from gpuqueue.model import celery_redis
 from gpuqueue.model.celery_redis import CeleryRedis
-from gpuqueue.model.redis_url import has_wrong_port, mask, tls_problems
+from gpuqueue.model.redis_url import has_wrong_database, has_wrong_port, mask, tls_problems
 
 
 def named(*names: str) -> AliasChoices:
@@ -88,6 +88,11 @@ class RedisSettings(EnvironmentSettings):
                 raise ValueError(
                     f"{alias}={mask(url)!r} has a port that is none; use a number from 1 to 65535,"
                     " and write / ? # of a password as %2F %3F %23"
+                )
+            if url and has_wrong_database(url):
+                raise ValueError(
+                    f"{alias}={mask(url)!r} has a database that is no number; end it with /0, or"
+                    " with the number of another database"
                 )
         return self
 

@@ -94,7 +94,7 @@ def request_dict(app: Celery, **headers: Any) -> tuple[Request, dict[str, Any]]:
 def test_build_tracer_takes_name_task_loader_hostname_and_app(app: Celery, add: Task) -> None:
     taken = inspect.signature(build_tracer).parameters
     assert list(taken)[:4] == ["name", "task", "loader", "hostname"]
-    assert "app" in taken
+    assert "app" in taken and taken["Info"].default is TraceInfo
 
 
 def test_the_tracer_returns_four_values_and_stores_the_result(app: Celery, add: Task) -> None:

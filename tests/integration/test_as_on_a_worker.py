@@ -86,6 +86,16 @@ def test_wrong_arguments_are_the_type_error_of_python(
     assert type(caught.value) is TypeError
 
 
+def test_arguments_that_no_code_can_take_are_the_error_of_the_task(stack: Stack) -> None:
+    options: dict[str, Any] = {"kwargs": {"self": 1}, "queue": GPU}  # Celery calls with a self
+    sent = stack.app.send_task("habits.takes_two", (1,), **options)
+    with pytest.raises(TypeError, match="multiple values for argument 'self'"):
+        sent.get(PATIENCE)
+    ended = stack.in_state(sent.id, "ended")
+    assert ended["reason"] == "ERROR"
+    assert "error" not in ended, "the executor has reported the end itself"
+
+
 def test_a_task_has_its_alarm_beside_a_soft_limit(stack: Stack) -> None:
     assert send(stack, "alarmed", 0.2, soft_time_limit=30).get(PATIENCE) == "rung"
 

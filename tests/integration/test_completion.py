@@ -7,13 +7,14 @@ import gc
 import json
 import logging
 import math
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from celery import Celery, Task, states
+from celery import Celery, Task, signals, states
 from celery._state import _on_app_finalizers
 from celery.app.task import Context
 from kombu.exceptions import OperationalError
@@ -22,7 +23,7 @@ from kombu.utils import json as kombu_json
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.glue.results.completion import complete
-from gpuqueue.glue.results.earlier import mark
+from gpuqueue.glue.results.earlier import mark, state_of
 from gpuqueue.glue.results.events import Event
 from gpuqueue.glue.results.plain import write_plainly
 from gpuqueue.glue.results.states import pass_values_on
@@ -114,6 +115,26 @@ def test_an_ignored_error_is_stored_where_the_application_sets_so(
     meta = finish(app, f"ignored-{reason}", "shop.add", reason, ignore_result=True, error="no")
     assert meta["status"] == (states.FAILURE if reason == "REJECTED" else states.REVOKED)
     assert (meta["name"], meta["args"]) == ("shop.add", ["tool:1"])
+
+
+def test_a_backend_without_a_cache_says_what_it_has() -> None:
+    record: Any = {"id": "job"}
+    with Celery("calls", broker="memory://", backend="rpc://", set_as_current=False) as calls:
+        assert state_of(calls, record) == states.PENDING
+
+
+def test_a_revoked_task_is_told_its_signal_by_number(app: Celery, silent: None) -> None:
+    told: list[Any] = []
+
+    def hear(signum: Any = None, **_: Any) -> None:
+        told.append(signum)
+
+    signals.task_revoked.connect(hear)
+    try:
+        finish(app, "revoked", "shop.add", "CANCELLED", cancel="KILL", started=1.0, released=2.0)
+    finally:
+        signals.task_revoked.disconnect(hear)
+    assert told == [signal.SIGKILL]
 
 
 class Dispatch(Task):  # type: ignore[misc]

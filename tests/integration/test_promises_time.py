@@ -110,8 +110,9 @@ def test_a_soft_limit_that_the_task_does_not_catch_is_its_failure(
     result = shop.tidy_up.apply_async(
         (key, "raise"), queue=queue, soft_time_limit=0.5, time_limit=30
     )
-    with pytest.raises(SoftTimeLimitExceeded):
+    with pytest.raises(SoftTimeLimitExceeded) as caught:
         result.get(PATIENCE)
+    assert caught.value.args == ()
 
 
 # -- order -----------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from types import ModuleType
@@ -22,6 +23,7 @@ from gpuqueue import errors
 from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.names import worker_name
 from tests.support.command_line import run_command
+from tests.support.nodes import ProcessContainer, WorkerNode
 from tests.support.stack import Stack, listed, load_application
 from tests.support.waiting import PATIENCE, until
 
@@ -234,6 +236,23 @@ def test_a_running_job_is_terminated_by_its_application(parcels: Parcels, key: s
 def test_dispatchers_answer_an_application_in_its_form(parcels: Parcels) -> None:
     answers = parcels.app.app.control.ping([worker_name("t4")], timeout=PATIENCE, limit=1)
     assert [list(each) for each in answers] == [[worker_name("t4")]]
+
+
+@pytest.mark.slow
+@pytest.mark.local_only("the start of a dispatcher")
+def test_a_dispatcher_starts_beside_a_worker_that_answers_in_its_form(
+    stack_factory: Callable[..., Stack],
+) -> None:
+    form = {"PARCELS_SERIALIZER": "msgpack", "PARCELS_ALSO": '["json"]'}
+    made = stack_factory({"GPUQUEUE_APP": "parcels", **form})
+    made.cpu_worker()
+    # Without the options of other nodes, with which Celery asks no neighbour.
+    command = [sys.executable, "-m", "celery", "-A", "gpuqueue", "worker", "-n", "late@test"]
+    process = ProcessContainer("late", [*command, "-l", "INFO"], made.env, made.directory)
+    late = WorkerNode(process, made.app)
+    made.workers.append(late.start())
+    late.ready()
+    assert "Refusing to deserialize" not in late.logs()
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.ends import EXIT_OK
 from gpuqueue.model.reasons import LOST, LOST_RETRY, EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.signals import number_of
 
 logger = get_logger(__name__)
 #: Ends with a specific error type. For other ends it depends on the progress of the attempt.
@@ -284,7 +285,7 @@ def _revoke(app: Celery, task: Any, record: Record, request: Context, send: Send
     ignored = record.get("ignore_result") or task.ignore_result
     store = not ignored or bool(task.store_errors_even_if_ignored)
     app.backend.mark_as_revoked(request.id, why, request=request, store_result=store)
-    signum = record.get("cancel") if terminated else None
+    signum = number_of(record.get("cancel")) if terminated else None
     signals.task_revoked.send(
         sender=task, request=request, terminated=terminated, signum=signum, expired=expired
     )

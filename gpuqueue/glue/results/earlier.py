@@ -5,6 +5,7 @@ on, and for good if it is a success: it must not be taken for a result of that r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from celery import Celery, states
@@ -25,6 +26,9 @@ def state_of(app: Celery, record: Record) -> str | None:
     """Return the state that the run of a record has stored; None: what is stored was there before
     its task began.
     """
-    meta: Mapping[str, Any] = app.backend.get_task_meta(record["id"], cache=False)
+    read = app.backend.get_task_meta
+    # Not each backend has a cache: rpc, and those of applications.
+    fresh = {"cache": False} if "cache" in signature(read).parameters else {}
+    meta: Mapping[str, Any] = read(record["id"], **fresh)
     earlier = record.get("earlier")
     return None if earlier and mark(meta) == earlier else str(meta["status"])

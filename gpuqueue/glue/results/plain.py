@@ -21,6 +21,7 @@ from gpuqueue.glue.results.earlier import state_of
 from gpuqueue.glue.results.events import Event, Sender
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
+from gpuqueue.model.signals import number_of
 
 logger = get_logger(__name__)
 
@@ -78,7 +79,7 @@ def write_plainly(
     fields: dict[str, Any] = {"exception": repr(exc), "traceback": ""}
     if revoked:
         expired, terminated = reason == EndReason.EXPIRED, bool(record.get("started"))
-        signum = record.get("cancel") if terminated else None
+        signum = number_of(record.get("cancel")) if terminated else None
         fields = {"terminated": terminated, "signum": signum, "expired": expired}
     name = "task-revoked" if revoked else "task-failed"
     send(Event(record["gpu_class"], name, record["id"], fields))

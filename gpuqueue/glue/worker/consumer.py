@@ -7,7 +7,7 @@ consumes, and Celery adds and cancels them; their messages are taken by the inta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -75,8 +75,14 @@ class Consumer(CeleryConsumer):
     commands: Commands
     connection: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, worker_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        # It greets no other worker, and follows no other's events: those come in the form of their
+        # application, such as pickle, and nothing of a dispatcher depends on them.
+        quiet = {"without_mingle": True, "without_gossip": True}
+        options = {**(worker_options or {}), **quiet}
+        super().__init__(*args, worker_options=options, **kwargs)
         self.connection_errors: tuple[type[Exception], ...] = (
             *self.conninfo.connection_errors,
             *_GARBAGE,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from signal import Signals
 from typing import Any
 
 import pytest
 
 from gpuqueue.errors import InvalidSignal
-from gpuqueue.model.signals import is_signal, parse_signal
+from gpuqueue.model.signals import is_signal, number_of, parse_signal
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ from gpuqueue.model.signals import is_signal, parse_signal
 def test_a_signal_has_one_name(given: Any, name: str) -> None:
     assert parse_signal(given) == name
     assert is_signal(name)
+    assert number_of(name) is Signals[f"SIG{name}"]
 
 
 def repr_of(given: Any) -> str:
@@ -35,3 +37,4 @@ def test_what_is_no_signal_is_refused(given: Any) -> None:
     with pytest.raises(InvalidSignal, match="is no signal of this system; use a name"):
         parse_signal(given)
     assert not is_signal(given)
+    assert number_of(given) is None

@@ -82,6 +82,14 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"GPUQUEUE_REDIS_URL": "redis://u:p/w@r:6379/0"},
         "GPUQUEUE_REDIS_URL='redis://u:**@r:6379/0' has a port that is none; use a number",
     ),
+    "a database that is no number": (
+        {"GPUQUEUE_REDIS_URL": "redis://r:6379/jobs"},
+        "GPUQUEUE_REDIS_URL='redis://r:6379/jobs' has a database that is no number; end it with /0",
+    ),
+    "a database that redis-py takes for another": (
+        {"CELERY_BROKER_URL": "redis://:secret@r:6379/1/2"},
+        "CELERY_BROKER_URL='redis://:**@r:6379/1/2' has a database that is no number",
+    ),
     "a state store other than Redis": (
         {"GPUQUEUE_REDIS_URL": "http://r"},
         "GPUQUEUE_REDIS_URL='http://r' is not Redis",
