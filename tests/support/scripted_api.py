@@ -89,6 +89,8 @@ class Scripted:
             self._open.add(connection)
             with connection, connection.makefile("rb") as lines:
                 while request := lines.readline():
+                    if not request.rstrip().endswith(b"HTTP/1.1"):
+                        break  # a client of an ended test, whose server had this port
                     method, target, _ = request.decode().split()
                     headers = dict(
                         line.decode().rstrip().lower().split(": ", 1)
