@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +34,8 @@ class Arrivals:
     """The arrival given last: a counter."""
     gap: int = 1
     """From one arrival to the next: delayed jobs come between them."""
+    own: str = ""
+    """The tenant of the job that is asked about, if it came first in that time."""
     _coming: list[Waiting] = field(default_factory=list)
 
     @cached_property
@@ -55,7 +58,8 @@ class Arrivals:
         """Yield what comes from ``now`` on, ``pace`` times as fast as it came of late.
 
         In any time that follows, as many come as came in the same time before: the last jobs
-        first, without the ``back`` last ones. If the time is ``cut``, they come without end.
+        first, without the ``back`` last ones. If the time is ``cut``, they come without end. Those
+        of the ``own`` tenant are left out where ``of_own`` tells them.
         """
         total = len(self.jobs)
         if total <= back or not self.span:
@@ -65,8 +69,44 @@ class Arrivals:
         while number < total or self.cut:
             rounds, place = divmod(number, total)
             ahead = begin - self.jobs[-1 - place][0] + rounds * self.span
-            yield now + ahead / pace, self._job(number)
+            if self.jobs[-1 - place][1].tenant != self.own or not self._others:
+                yield now + ahead / pace, self._job(number)
             number += 1
+
+    def of_own(self, now: float, chance: random.Random) -> Iterator[tuple[float, Waiting]]:
+        """Yield what the ``own`` tenant sends from ``now`` on: in each world, what another tenant
+        that came in that time sent after one of its jobs, when it had sent about as many.
+        """
+        if not self._others:
+            return
+        at = chance.choice(self._others)
+        begin, like = self.jobs[at]
+        for number, (when, job) in enumerate(self.jobs[at + 1 :], 1):
+            if job.tenant == like.tenant:
+                arrival = self.last + number * self.gap
+                name = f"+own+{number}"
+                job = replace(job, delivery=name, tenant=self.own, arrival=arrival)
+                yield now + when - begin, job
+
+    @cached_property
+    def _others(self) -> Sequence[int]:
+        """Where the jobs are after which other tenants went on as the ``own`` one may: of tenants
+        that came in that time, when they had sent about as many (up to twice as many). The older
+        half of them, of which it is known for longer how they went on.
+        """
+        if not self.own:
+            return ()
+        sent: Counter[str] = Counter()
+        places: dict[int, list[int]] = {}
+        for at, (_, job) in enumerate(self.jobs):
+            sent[job.tenant] += 1
+            if job.tenant in self.new and job.tenant != self.own:
+                places.setdefault(sent[job.tenant].bit_length(), []).append(at)
+        about = [each for each in places if each <= sent[self.own].bit_length()]
+        if not about:
+            return ()
+        found = places[max(about)]
+        return found[: math.ceil(len(found) / 2)]
 
     def _job(self, number: int) -> Waiting:
         """Return a job that comes. It is the same one in each world."""
@@ -108,13 +148,16 @@ def recent(snapshot: Snapshot, known: RunTimes) -> Arrivals:
     earlier, jobs = jobs[:first], jobs[first:]
     speed = 1 + sum(snapshot.more.values()) / max(1, len(jobs))
     span = (snapshot.now - begin) / speed
+    new = _new_tenants(snapshot, [job for _, job in earlier], [job for _, job in jobs])
+    own = snapshot.asked.tenant if snapshot.asked else ""
     return Arrivals(
         [((when - begin) / speed, job) for when, job in jobs],
         span,
-        _new_tenants(snapshot, [job for _, job in earlier], [job for _, job in jobs]),
+        new,
         known.cut,
         snapshot.arrivals,
         1 + len(snapshot.delayed),
+        own if own in new else "",
     )
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from operator import itemgetter
 from statistics import NormalDist
 
 from gpuqueue.forecast.arrivals import recent
@@ -67,7 +68,9 @@ def starts(snapshot: Snapshot, delivery: str, known: RunTimes) -> Starts:
             break
         try:
             pace = math.exp(arrivals.spread * _NORMAL.inv_cdf(_spread_out(number)))
-            coming = arrivals.again(snapshot.now, chance.randrange(arrivals.stretch), pace)
+            others = arrivals.again(snapshot.now, chance.randrange(arrivals.stretch), pace)
+            own = arrivals.of_own(snapshot.now, chance)
+            coming = heapq.merge(others, own, key=itemgetter(0))
             world = _World(snapshot, twin.copy(), Draws(known, chance), coming)
             when = world.run(delivery, STEPS_OF_ONE)
         except NotKnown as exc:

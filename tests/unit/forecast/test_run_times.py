@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -120,6 +121,35 @@ def test_new_tenants_come_as_others_came() -> None:
     earlier = [past(1.0, accepted=5.0, stop=9.0, tenant="first")]
     known = recent(Snapshot(50.0, RULES, waiting, tenants=tenants), RunTimes({}, earlier, cut=True))
     assert known.new == set(), "a later one than theirs was known before"
+
+
+def test_a_new_tenant_goes_on_as_other_new_ones_did() -> None:
+    names = ["old", "other", "me"]
+    tenants = Tenants({each: Tenant(at) for at, each in enumerate(names, 1)}, 60.0, 1.0, 0, 3)
+    sent = [
+        ("old", 10.0),
+        ("old", 15.0),
+        ("other", 20.0),
+        ("other", 23.0),
+        ("old", 25.0),
+        ("other", 29.0),
+    ]
+    line = [
+        Waiting(str(at), "shared", tenant=each, since=since, time_limit=5)
+        for at, (each, since) in enumerate([*sent, ("me", 40.0)])
+    ]
+    snapshot = Snapshot(50.0, RULES, line, arrivals=7, tenants=tenants, asked=line[-1])
+    known = recent(snapshot, RunTimes({}))
+    own = list(known.of_own(50.0, random.Random(1)))
+    assert [(when, job.tenant) for when, job in own] == [(53, "me"), (59, "me")]
+    assert len({job.delivery for _, job in own}) == 2
+    assert all(job.arrival > 7 for _, job in own), "behind the job that is asked about"
+    came = [job.tenant for _, job in known.again(50.0, 0, 1.0)]
+    assert came == ["+other", "old", "+other", "+other", "old", "old"], (
+        "its own are not counted twice"
+    )
+    of_old = recent(replace(snapshot, asked=line[0]), RunTimes({}))
+    assert list(of_old.of_own(50.0, random.Random(1))) == [], "they come in time, mirrored"
 
 
 def test_jobs_of_unknown_run_times_do_not_come() -> None:
