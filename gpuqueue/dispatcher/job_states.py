@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gpuqueue.dispatcher.background import BackgroundQueue
@@ -21,8 +22,17 @@ from gpuqueue.telemetry import STATES_LOST
 #: State → seconds until it is stored. Most jobs have moved on by then: a job that starts at once
 #: needs no QUEUED, and one whose executor starts soon needs no DISPATCHED.
 DELAYS = {QUEUED: 0.1, DISPATCHED: 0.5}
-#: Seconds until a state is looked at again whose application has not told how it reads results.
-UNTOLD = 2.0
+#: Seconds between two looks at a state whose application has not told how it reads results, and
+#: for which it waits for that.
+LOOK, LONGEST = 0.5, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A state to store; ``until``, a monotonic time, it waits for its application to tell."""
+
+    informing: Informing
+    until: float
 
 
 class JobStates:
@@ -34,7 +44,8 @@ class JobStates:
         classes: names of this dispatcher's classes.
         informs: whether states are stored that no Celery worker stores.
         read: whether the application in an image reads what this dispatcher writes. None: it has
-            not told yet. Its states wait for that: one that it cannot read would break its callers.
+            not told yet. Its states wait for that, up to :data:`LONGEST`, since one that it cannot
+            read breaks its callers; then it is taken to read what Celery writes by default.
     """
 
     def __init__(
@@ -50,7 +61,7 @@ class JobStates:
         self._classes = tuple(classes)
         self._informs = informs
         self._read = read
-        self._queue: BackgroundQueue[Informing] = BackgroundQueue(
+        self._queue: BackgroundQueue[Waiting] = BackgroundQueue(
             "gpuqueue-states", self._write, passes, STATES_LOST.inc, begin=states.answer_soon
         )
         self._refresh_at = 0.0
@@ -65,7 +76,8 @@ class JobStates:
         if self._is_read(record) is False:
             return
         headers = packed["headers"] if packed else {}
-        self._put(Informing.of(record, state, headers), DELAYS.get(state, 0.0))
+        waiting = Waiting(Informing.of(record, state, headers), time.monotonic() + LONGEST)
+        self._put(waiting, DELAYS.get(state, 0.0))
 
     def close(self) -> None:
         """Store what waits, unless that takes long."""
@@ -76,19 +88,22 @@ class JobStates:
         # A container job has no code of an application that could tell.
         return True if record.get("container") else self._read(record.get("image"))
 
-    def _put(self, informing: Informing, seconds: float) -> None:
-        record = informing.record
-        key = (record["gpu_class"], record["delivery"], informing.state)
-        self._queue.put(key, informing, seconds)
+    def _put(self, waiting: Waiting, seconds: float) -> None:
+        record = waiting.informing.record
+        key = (record["gpu_class"], record["delivery"], waiting.informing.state)
+        self._queue.put(key, waiting, seconds)
 
-    def _write(self, some: list[Informing]) -> None:
+    def _write(self, some: list[Waiting]) -> None:
         """Store those of the states that are true by now: an old state would hide a newer one."""
         wanted: dict[str, list[Informing]] = {}
-        for each in some:
+        for waiting in some:
+            each = waiting.informing
             read = self._is_read(each.record)
-            if read is None and not self._closing:
-                self._put(each, UNTOLD)
-            if not read:
+            if read is None and time.monotonic() < waiting.until:
+                if not self._closing:
+                    self._put(waiting, LOOK)
+                continue
+            if read is False:
                 continue
             wanted.setdefault(each.record["gpu_class"], []).append(each)
         true: list[Informing] = []

@@ -340,17 +340,19 @@ def test_the_page_of_the_worker_lists_its_jobs_slots_and_queues(
             for each in captions
         }
 
-    def is_shown() -> Any:
+    def shown() -> dict[str, str] | None:  # Flower leaves out what is not answered in its time
         found = tables()
         lists = {
             "Active tasks": [each.id for each in running],
             "Reserved tasks": [waiting.id],
             "Scheduled tasks": [later.id],
+            "Worker pool options": ["Max concurrency"],
+            "Active queues": ["gpu.t4.shared"],
         }
-        return all(each in found.get(name, "") for name, ids in lists.items() for each in ids)
+        listed = all(each in found.get(name, "") for name, texts in lists.items() for each in texts)
+        return found if listed else None
 
-    until(is_shown, PATIENCE, "the jobs are listed", lambda: str(tables()))
-    found = tables()
+    found = until(shown, PATIENCE, "the jobs are listed", lambda: str(tables()))
     assert waiting.id not in found["Active tasks"] and key in found["Active tasks"]
     pool = " ".join(found["Worker pool options"].split())
     assert "Max concurrency 2" in pool and "Exclusive slots 1" in pool

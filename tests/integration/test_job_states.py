@@ -132,7 +132,8 @@ def test_no_state_is_stored_for_a_job_without_results(world: World) -> None:
 def test_a_state_waits_until_the_application_has_told_how_it_reads(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_states, "UNTOLD", 0.01)
+    monkeypatch.setattr(job_states, "LOOK", 0.01)
+    monkeypatch.setattr(job_states, "LONGEST", 1000.0)
     told: dict[str | None, bool] = {}
     asked = []
 
@@ -151,6 +152,17 @@ def test_a_state_waits_until_the_application_has_told_how_it_reads(
     told |= {"ours": True, "other": False}
     world.shows("b", QUEUED)
     assert world.stored("c") == world.stored("d") == "PENDING"
+
+
+def test_a_state_waits_in_vain_for_seconds_only(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_states, "LOOK", 0.01)
+    monkeypatch.setattr(job_states, "LONGEST", 0.05)
+    world.states = JobStates(ResultStates(world.app), world.reader, ["t4"], read=lambda image: None)
+    world.accept("a")
+    world.states.store(world.accept("b"), QUEUED)
+    world.shows("b", QUEUED)
 
 
 def test_a_job_that_has_moved_on_costs_the_backend_nothing(world: World) -> None:

@@ -198,6 +198,9 @@ def test_a_message_stays_in_its_list_until_redis_takes_its_note(
     stack.notes.write_text("")
     process = psutil.Process(dispatcher.pid)
     process.suspend()
+    until(lambda: process.status() == psutil.STATUS_STOPPED, PATIENCE, "it has stopped")
+    for _ in range(2):  # after that Redis has answered what the dispatcher had asked
+        stack.client.ping()
     try:
         results = [stack.send("work", number) for number in range(3)]
         assert stack.client.llen("gpu.t4.shared") == 3
