@@ -23,7 +23,7 @@ from gpuqueue.glue.messages.parse import identify
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.store.dead_letters import DeadLetters
 from gpuqueue.store.intake import BrokerKeys, Intake
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 QUEUE = "gpu.t4.shared"
@@ -464,7 +464,7 @@ def test_what_an_older_dispatcher_had_in_hand_is_taken_over(server: EmbeddedRedi
     got: list[Any] = []
     with Consumer(channel, [Queue(QUEUE)], on_message=got.append):
         while len(got) < 2:
-            older.drain_events(timeout=5)
+            older.drain_events(timeout=PATIENCE)
     # It is killed: its process puts nothing back.
     assert taking.client.hlen("gpuqueue.unacked") == 2
     tags = taking.client.zrange("gpuqueue.unacked_index", 0, -1)
