@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpuqueue.cli import COMMANDS
+from gpuqueue.store import scripts
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +174,7 @@ def _serve(orders: socket.socket) -> None:
         importlib.import_module(module)
     for module in LATER:
         importlib.import_module(module)
+    scripts.read()
     assert not {"gpuqueue.celery", "torch"} & sys.modules.keys()
     gc.collect()
     gc.freeze()
