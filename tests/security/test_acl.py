@@ -23,9 +23,9 @@ from gpuqueue.store.scripts import source
 from gpuqueue.store.whole_logs import WholeLogNotes
 from tests.security import full_run
 from tests.security.acl_redis import ROOT, USERS, USERS_FILE, AclRedis, filled
-from tests.security.secured_stack import PATIENCE, SecuredStack
+from tests.security.secured_stack import SecuredStack
 from tests.support.nodes import APPS
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

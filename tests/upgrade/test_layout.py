@@ -24,11 +24,10 @@ from tests.support.command_line import run_command
 from tests.support.crash_stack import CLOCKS
 from tests.support.nodes import APPS
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 WHERE = ("redis://me:secret@h:1/0", "GPUQUEUE_REDIS_URL")
-PATIENCE = 20.0
 EX_CONFIG = 78
 LOCAL_ONLY = pytest.mark.local_only("who runs the jobs makes no difference")
 
