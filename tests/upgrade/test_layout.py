@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,15 +118,9 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return {**os.environ, **usual, **more}
 
 
-def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def told(url: str, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a module of ours that is expected to end at once."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=environment(url, **env),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run_command(arguments, env=environment(url, **env), module=module)
 
 
 def test_a_dispatcher_ends_at_once_at_a_newer_layout_and_changes_nothing(
