@@ -14,8 +14,9 @@ from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.tenant import ClassRules, TenantRule
 from gpuqueue.store import places
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.dead_letters import DeadLetters, Letter
+from gpuqueue.store.finishes import ExecutorFinish
 from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
