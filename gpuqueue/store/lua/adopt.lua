@@ -46,8 +46,10 @@ end
 -- An older state has the attempt before the one that runs. Its end is not known.
 local function free(job)
   local holder = holder_of(job)
-  local held, since, isolation = accounting.leave_slots(holder, job, true)
+  local since, isolation = accounting.held_since(holder, job)
+  local held
   if since then
+    held = accounting.leave_slots(holder, isolation, job)
     local entry = accounting.entry_of(job, true, holder, held, since, isolation, found.admitted)
     accounting.account(entry, 'INFRA', false)
   end

@@ -56,6 +56,7 @@ local function archive()
   redis.call('HSET', K.usage, '#day', today, '#rows', rows)
   redis.call('HINCRBY', K.usage, '#archived', 1)
   if oldest then note_oldest(oldest) end
+  for i = 1, #found, 2 do accounting.end_open(found[i], today * DAY) end
 end
 
 -- Days that are too old become part of one row for each isolation and reason.
