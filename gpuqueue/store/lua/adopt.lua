@@ -122,7 +122,7 @@ job.admitted, job.started, job.adopted = found.admitted or now, found.started or
 local holder = holder_of(job)
 redis.call('ZADD', K[own], now, holder)
 slots.enter(holder, number)
-domain.widen()
+domain.widen(slots.in_use())
 tenancy.started(job)
 slots.hold_devices(holder, slots.devices_of(job))
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end
