@@ -107,7 +107,10 @@ end
 function domain.set_capacity(entry)
   entry.at = digits(micros(now))
   local text = cjson.encode(entry)
-  redis.call('ZREMRANGEBYSCORE', K.capacity, entry.at, '+inf')
+  -- Executors may not remove a range.
+  for _, later in ipairs(redis.call('ZRANGE', K.capacity, entry.at, '+inf', 'BYSCORE')) do
+    redis.call('ZREM', K.capacity, later)
+  end
   redis.call('ZADD', K.capacity, entry.at, text)
   redis.call('HSET', K.usage, '#now', text)
 end
