@@ -206,3 +206,64 @@ def test_an_end_that_is_never_told_again_has_an_entry_on_the_next_day(
     assert three(made) == [(3, 10, "INFRA", False)]
     made.release(attempt, BOXES, -9)
     assert len(three(made)) == 1
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"start": "1", "stop": "2"}'])
+def test_a_damaged_entry_of_a_half_release_is_forgotten(
+    schedule_redis: redis.Redis, damage: str
+) -> None:
+    made, attempt = half_release(schedule_redis)
+    key = class_key("t4", "usage")
+    [name] = [each for each in made.client.hkeys(key) if str(each).startswith("#open ")]
+    assert name == f"#open {attempt.holder}"
+    made.client.hset(key, str(name), damage)
+    made.now += 2 * 86_400
+    Capacities(made.client, {"t4": BOXES}).note()
+    assert not made.client.hexists(key, str(name)) and three(made) == []
+    made.release(attempt, BOXES, -9)
+    assert made.record("three")["state"] == "delayed"
+
+
+def test_a_release_without_a_slot_fails_with_its_own_error(schedule_redis: redis.Redis) -> None:
+    made = Class(schedule_redis)
+    made.send("runs")
+    made.begin(made.attempt("runs"))
+    attempt = made.attempt("runs")
+    made.client.delete(class_key("t4", "holders_shared"))
+    made.client.set(class_key("t4", "delayed"), "text")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        made.release(attempt, code=-9)
+    made.client.delete(class_key("t4", "delayed"))
+    made.release(attempt, code=-9)
+    assert Usage(made.client).of("t4", 0).entries == []
+
+
+def test_a_slot_without_a_job_is_freed_with_an_entry(schedule_redis: redis.Redis) -> None:
+    made = Class(schedule_redis)
+    made.send("runs")
+    attempt = made.attempt("runs")
+    for key in ("jobs", "messages"):
+        made.client.delete(class_key("t4", key))
+    made.release(attempt, code=-9)
+    [entry] = Usage(made.client).of("t4", 0).entries
+    assert (entry.delivery, entry.reason, entry.counted) == ("runs", "ERROR", False)
+    assert made.holders() == []
+
+
+def test_a_damaged_key_for_people_keeps_no_attempt_from_its_entry(
+    schedule_redis: redis.Redis,
+) -> None:
+    made = Class(schedule_redis)
+    job = Job("big", "shop.train", "t4", "shared", tenant="vision")
+    [granted] = made.line.take_in(T4, job.record(), "{}").granted
+    attempt = Attempt.of(granted)
+    made.begin(attempt)
+    made.executor(attempt).loaded()
+    made.report(attempt)
+    made.client.hset(
+        class_key("t4", "jobs"), "big", json.dumps(made.record("big") | {"gpu_memory_own": 10**9})
+    )
+    made.client.set(class_key("t4", "task_memory_at"), "text")
+    made.release(attempt)
+    [entry] = Usage(made.client).of("t4", 0).entries
+    assert (entry.memory_own, entry.reason) == (10**9, "SUCCEEDED")

@@ -155,6 +155,15 @@ def test_of_many_tenants_those_with_jobs_are_listed_first(queue: TenantQueue) ->
     assert "cmdstat_hgetall" not in calls or calls["cmdstat_hgetall"]["calls"] == 1
 
 
+@pytest.mark.parametrize("lost", ["=a", "#1"])
+def test_a_tenant_that_cannot_be_read_is_not_listed(queue: TenantQueue, lost: str) -> None:
+    for tenant in ("a", "b", "c"):
+        queue.send(tenant)
+    assert queue.client.hget(queue.key("tenants"), "#1") == "a"
+    queue.client.hdel(queue.key("tenants"), lost)
+    assert {each.name for each in queue.tenants.of("t4", 2).tenants} == {"b", "c"}
+
+
 def test_a_rule_makes_no_tenant(queue: TenantQueue) -> None:
     queue.send("a")
     queue.set("b", TenantRule(weight=2))

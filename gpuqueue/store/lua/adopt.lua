@@ -49,7 +49,8 @@ local function free(job)
   local since, isolation = accounting.held_since(holder, job)
   local held
   if since then
-    held = accounting.leave_slots(holder, isolation, job)
+    accounting.leave(holder, isolation)
+    held = accounting.leave_further(holder, isolation, job)
     local entry = accounting.entry_of(job, true, holder, held, since, isolation, found.admitted)
     accounting.account(entry, 'INFRA', false)
   end

@@ -55,10 +55,14 @@ do
     return nil
   end
 
-  -- Free the slots of a holder. `job`: its record, if that is of this attempt. Answer: how many it
-  -- had.
-  function accounting.leave_slots(holder, isolation, job)
+  -- Free the first slot of a holder. What fails after that is done again: see open_entry.
+  function accounting.leave(holder, isolation)
     redis.call('ZREM', K['holders_' .. isolation], holder)
+  end
+
+  -- Free its further slots. `job`: its record, if that is of this attempt. Answer: how many slots
+  -- it had in all.
+  function accounting.leave_further(holder, isolation, job)
     return isolation == 'exclusive' and slots.leave(holder, job) or 1
   end
 
@@ -278,11 +282,14 @@ do
     redis.pcall('HSET', K.usage, OPEN .. holder, cjson.encode(accounting.written(entry)))
   end
 
-  -- Answer: the entry that was kept; nil: there is none.
+  -- Answer: the entry that was kept; nil: there is none that can be read.
   function accounting.open_entry(holder)
     local entry = decoded(redis.pcall('HGET', K.usage, OPEN .. holder))
-    if not entry then return nil end
-    for _, field in ipairs(TIMES) do entry[field] = tonumber(entry[field]) end
+    for _, field in ipairs(TIMES) do
+      local time = entry and tonumber(entry[field])
+      if not time then return nil end
+      entry[field] = time
+    end
     return entry
   end
 
@@ -293,8 +300,8 @@ do
   -- Account for an attempt whose slot was freed before a time, if a field of K.usage has its entry:
   -- its release was not repeated, and how it has ended is not known.
   function accounting.end_open(field, before)
-    if string.sub(field, 1, #OPEN) ~= OPEN then return end
-    local holder = string.sub(field, #OPEN + 1)
+    local holder = string.match(field, '^' .. OPEN .. '(.*)$')
+    if not holder then return end
     local entry = accounting.open_entry(holder)
     if entry and entry.stop >= before then return end
     accounting.close(holder)

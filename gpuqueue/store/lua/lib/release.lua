@@ -304,7 +304,7 @@ local function release(asked, stopped)
   local since, isolation = accounting.held_since(holder, job)
   -- Redis may have stopped an earlier call after it had freed the slot: this one does the rest.
   local entry = not since and accounting.open_entry(holder) or nil
-  if current and (since or entry) then
+  if current then
     for field, value in pairs(ended.evidence) do job[field] = value end
     job.wait, job.detail = nil, nil
   end
@@ -314,9 +314,10 @@ local function release(asked, stopped)
   end
   local freed = entry and 1 or 0
 
+  if since then accounting.leave(holder, isolation) end
   local done, problem = pcall(function()
     if since then
-      local number = accounting.leave_slots(holder, isolation, current and job)
+      local number = accounting.leave_further(holder, isolation, current and job)
       entry.gpus = number > 1 and number or nil
       if current then note_seconds('held', job, now - job.admitted) end
     end
@@ -335,13 +336,13 @@ local function release(asked, stopped)
     conclude(job, ended, asked, state, freed)
     if entry then
       local reason, counted = accounting.outcome_of(job, current, state, ended)
+      if counted then pcall(task_memory.note, entry, job.memory) end
       if not since then accounting.close(holder) end
       accounting.account(entry, reason, counted)
-      if counted then task_memory.note(entry, job.memory) end
     end
   end)
   if not done then
-    if since and not accounting.held_since(holder, job) then accounting.keep_open(holder, entry) end
+    if entry then accounting.keep_open(holder, entry) end
     error(problem, 0)
   end
   return freed, job, holder, false

@@ -244,8 +244,9 @@ do
       if not first[1] then break end
       local id = math.floor(tonumber(first[2]) / 4)
       local name = name_of(id)
-      if name and not found[name] and state_of(name) then
-        found[name], number = state_of(name), number + 1
+      local state = name and state_of(name)
+      if state and not found[name] then
+        found[name], number = state, number + 1
       end
       from = string.format('%.0f', id * 4 + 4)
     end
@@ -266,19 +267,15 @@ do
     return found
   end
 
-  -- How busy a tenant is.
-  local function rank_of(state)
-    return state.idle and 0 or running(state, 0, 1) > 0 and 2 or 1
-  end
-
   -- The tenants of a class; see tenants.lua.
   function tenancy.list(most)
     local found = {}
     for name, state in pairs(some_tenants(most)) do
-      found[#found + 1] = { name, state, rank_of(state) }
+      found[#found + 1] = { name, state }
     end
     table.sort(found, function(one, other)
-      if one[3] ~= other[3] then return one[3] > other[3] end
+      local busy = not one[2].idle
+      if busy == (other[2].idle or false) then return busy end
       if one[2].served ~= other[2].served then return one[2].served > other[2].served end
       return one[1] < other[1]
     end)
