@@ -180,7 +180,7 @@ def every_call() -> RecordingRedis:
     Usage(redis).of("t4", 0)
     tenants = Tenants(redis)
     tenants.set("t4", {"a": TenantRule(), "b": None}, 60)
-    tenants.set("t4", {})
+    tenants.set("t4", {}, epoch=1)
     tenants.follow({"t4": ClassRules({"a": TenantRule()})}, "mark")
     Reader(redis).why(T4, "j")
     places.clear(redis, "t4", "host:h")
