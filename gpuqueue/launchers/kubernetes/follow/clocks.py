@@ -146,7 +146,7 @@ class PodClocks:
 
         Args:
             entries: at least the pods that neither run nor have ended.
-            now: in Unix seconds.
+            now: in Unix seconds, by the clock of the API server.
             silence: which nodes do not answer.
         """
         known = [entry for entry in entries if entry.status.end is None]
@@ -254,7 +254,7 @@ class PodClocks:
         found = self._with_events(entry, now)
         if found is not entry:
             self._record([found], silence)
-        return not self._overdue(found, now) or self._time_out(found)
+        return not self._overdue(found, now, silence.ahead) or self._time_out(found)
 
     def _with_events(self, entry: Entry, now: float) -> Entry:
         """Return a pod that its node prepares for long with the words of its node."""
@@ -298,14 +298,14 @@ class PodClocks:
         )
         self._recorded[uid] = state
 
-    def _overdue(self, entry: Entry, now: float) -> bool:
+    def _overdue(self, entry: Entry, now: float, ahead: float) -> bool:
         status, uid = entry.status, entry.pod.metadata.uid
         if status.clock is None:
             return False
         live = self._attempt_of(entry)
         if status.wait == WaitReason.UNSCHEDULABLE and live and _kept_away(live):
             # A node that it was kept away from may be tried by now, by a new pod.
-            return now >= live.record["away_until"]
+            return now - ahead >= live.record["away_until"]
         pinned = _domain(live) if live and status.clock == "unschedulable" else ""
         if pinned and live and self._is_gone(live.running.attempt.gpu_class, pinned):
             return True

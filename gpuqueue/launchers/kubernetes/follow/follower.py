@@ -205,20 +205,22 @@ class Follower:
     def check(self, now: float) -> None:
         """Record what attempts wait for, and give up those whose clock ran out: see ``clocks``.
 
-        End the attempts on nodes that an operator has confirmed gone: see ``silence``.
+        End the attempts on nodes that an operator has confirmed gone: see ``silence``. ``now`` is a
+        time of Redis.
         """
         if not self.pods.synced:
             return
+        there = self._api.server_time(now)
         nodes = self.pods.silent_nodes()
-        silence = Silence(nodes, self._settings.node_silent_seconds, now)
+        silence = Silence(nodes, self._settings.node_silent_seconds, there, there - now)
         waiting = self.pods.pending()
         entries = self.pods.snapshot() if nodes or self._clocks.silent() else waiting
         self.nodes.check(any(each.status.wait == WaitReason.UNSCHEDULABLE for each in waiting))
-        self._clocks.check(self._suspensions.check(entries, now), now, silence)
+        self._clocks.check(self._suspensions.check(entries, there), there, silence)
         self._silent.check(entries, silence)
         self._kept_pods.check()
         if self._ended_jobs.is_due():
-            self._logs.submit(self._steps.run, "sweep", partial(self._sweep, now), None)
+            self._logs.submit(self._steps.run, "sweep", partial(self._sweep, there), None)
 
     @property
     def silent(self) -> Mapping[tuple[str, str], int]:

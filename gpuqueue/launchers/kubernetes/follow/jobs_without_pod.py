@@ -174,7 +174,8 @@ class JobsWithoutPod:
         kind, detail, wait, limit = self._why(name, quota_timeout)
         self._observations.observed([Observation(live.running.attempt, wait, detail)])
         created = seconds(job.metadata.creation_timestamp)
-        if created is not None and self._observations.now() - created >= limit:
+        now = self._api.server_time(self._observations.now())
+        if created is not None and now - created >= limit:
             text = f"it had no pod within {limit:g} s: {detail}"
             self._give_up(name, live, End(HOLDS[kind].end, text, blames=kind))
 

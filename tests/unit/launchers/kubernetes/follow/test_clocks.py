@@ -153,10 +153,12 @@ class Bench:
         self.clocks.changed(entry)
         return entry
 
-    def check(self, after: float, silent: Mapping[str, float] | None = None) -> None:
+    def check(
+        self, after: float, silent: Mapping[str, float] | None = None, ahead: float = 0.0
+    ) -> None:
         """Check, so many seconds after the creation of the pod. ``silent``: see Silence."""
         self.elapsed, now = after, MIDNIGHT + after
-        silence = Silence(silent or self.table.silent_nodes(), 40, now)
+        silence = Silence(silent or self.table.silent_nodes(), 40, now, ahead)
         self.clocks.check(self.table.snapshot(), now, silence)
 
 
@@ -399,6 +401,15 @@ def test_a_pod_kept_away_from_nodes_is_withdrawn_when_one_may_be_tried(bench: Be
     assert error.startswith("no node but those that are set aside has room")
     assert bench.notes.ends[0].blames == "", "other nodes prove nothing of the whole class"
     assert bench.api.reads == 0, "no autoscaler is asked"
+
+
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+def test_nodes_may_be_tried_by_the_clock_of_redis(bench: Bench, ahead: float) -> None:
+    bench.put(UNSCHEDULABLE, away=MIDNIGHT + 7 - ahead)
+    bench.check(6, ahead=ahead)
+    assert bench.api.deleted == []
+    bench.check(7, ahead=ahead)
+    assert bench.api.deleted == ["job-a"]
 
 
 def test_a_pod_that_the_scheduler_has_not_looked_at_is_not_withdrawn(bench: Bench) -> None:
