@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import gpuqueue
 from gpuqueue.model.place import Place
 from gpuqueue.store import places
 from tests.doubles.kubernetes import Node
@@ -129,6 +130,21 @@ def test_an_end_is_seen_though_the_watch_is(
         if fault == "silent":
             faults.silence_watches(on=False)
             faults.drop_watches()  # the silent one: the next test's pods would pass unseen
+
+
+@pytest.mark.slow
+def test_a_container_job_ends_as_it_did_though_the_watch_is_silent(
+    stacks: Callable[..., ClusterStack],
+) -> None:
+    """Its Job alone shows the end, which is then read from its pod."""
+    stack = stacks({"GPU_WATCH_SILENCE_SECONDS": "30"})
+    stack.dispatcher()
+    assert stack.shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE) == 2
+    stack.cluster.faults.silence_watches()
+    stack.cluster.faults.silence_watches(on=False)  # the next ones, as that of the Jobs
+    command = ["python3", "-c", "print('done')"]
+    result = gpuqueue.run("shop:1", command, app=stack.app).apply_async(queue=GPU)
+    assert result.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "done\n"}
 
 
 def test_jobs_end_and_start_again_when_the_api_server_comes_back(

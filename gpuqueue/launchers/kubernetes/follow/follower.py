@@ -110,7 +110,10 @@ class Follower:
             api, observations, settings.log_tail_bytes, whole_logs, common.owner
         )
         self._jobs_without_pod = JobsWithoutPod(
-            api, selector, observations, settings, classes=classes, suspensions=self._suspensions
+            *(api, selector, observations, settings),
+            classes=classes,
+            suspensions=self._suspensions,
+            keep_log=lambda entry, live: self._pod_logs.keep(entry, live, within=0.0),
         )
         self._silent = SilentAttempts(
             api, observations, on_end, self._attempt_of, self._clocks.is_unconfirmed
