@@ -17,7 +17,7 @@ from types import MappingProxyType
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.deletions import delete_or_tell
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.node_starts import NodeStarts
 from gpuqueue.launchers.kubernetes.follow.pod_events import PodEvents
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
@@ -103,7 +103,7 @@ class PodClocks:
         is_gone: Callable[[str, str], bool] = lambda gpu_class, node: False,
         starts: NodeStarts | None = None,
     ) -> None:
-        self._api = api
+        self._deletions = Deletions(api)
         self._node_starts = starts or NodeStarts(classes)
         self._is_gone = is_gone
         self._observations = observations
@@ -324,6 +324,8 @@ class PodClocks:
         live, status, uid = self._attempt_of(entry), entry.status, entry.pod.metadata.uid
         if live is None or self._given_up.get(uid, "") == status.clock:
             return True
+        if self._deletions.rests(entry.job):
+            return True
         attempt = live.running.attempt
         if status.verdict is None:
             self._unconfirmed(entry, live)
@@ -346,8 +348,8 @@ class PodClocks:
         name = attempt.delivery
         if self._observations.give_up(attempt, end):
             logger.warning("%s: given up: %s", name, end.error, extra={"action": "given_up"})
-            if not delete_or_tell(self._api, entry.job, name):
-                return False
+            if not self._deletions.delete_or_tell(entry.job, name):
+                return self._deletions.rests(entry.job)
         self._given_up[uid] = status.clock
         return True
 

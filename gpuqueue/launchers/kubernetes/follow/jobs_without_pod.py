@@ -10,16 +10,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.launchers.base import LauncherUnavailable, Observations
+from gpuqueue.launchers.base import LauncherUnavailable, Observations, StopRefused
 from gpuqueue.launchers.kubernetes.api.answers import Event
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod, seconds
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod
 from gpuqueue.launchers.kubernetes.follow.budget import Budget
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.followed import WATCH_SECONDS, Followed
 from gpuqueue.launchers.kubernetes.follow.pod_table import JOB_NAME, Entry
 from gpuqueue.launchers.kubernetes.follow.suspensions import Suspensions
@@ -93,6 +95,7 @@ class JobsWithoutPod:
         self._clock = clock
         self._suspensions = suspensions
         self._keep_log = keep_log
+        self._deletions = Deletions(api)
         shortest = min([settings.quota_timeout, *self._quota.values()])
         self._every = min(READ_EVERY, shortest / 4)
         self._lock = threading.Lock()
@@ -198,13 +201,16 @@ class JobsWithoutPod:
 
     def _give_up(self, name: str, live: LiveAttempt, end: End) -> None:
         attempt = live.running.attempt
+        if self._deletions.rests(name):
+            return
         if not self._budget.take():
             self._again(name)
         elif self._observations.give_up(attempt, end):
             logger.warning(
                 "%s: given up: %s", attempt.delivery, end.error, extra={"action": "given_up"}
             )
-            self._api.delete_job(name)
+            with suppress(StopRefused):
+                self._deletions.delete(name)
             self._again(name)
 
     def _why(self, name: str, quota_timeout: float) -> tuple[PlaceKind, str, WaitReason, float]:

@@ -17,6 +17,7 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
+from gpuqueue.launchers.kubernetes.follow.deletions import RESTS
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.silence import Silence
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
@@ -76,6 +77,8 @@ class Api:
     """Deletes Jobs, or fails to."""
 
     unreachable: bool = False
+    denied: bool = False
+    asked: int = 0
     deleted: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     events_away: bool = False
@@ -90,8 +93,11 @@ class Api:
         return self.events
 
     def delete_job(self, name: str) -> bool:
+        self.asked += 1
         if self.unreachable:
             raise ApiError("no answer", request=f"delete job {name}")
+        if self.denied:
+            raise ApiError("admission webhook denied the request", status=403)
         self.deleted.append(name)
         return True
 
@@ -315,6 +321,17 @@ def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
     bench.api.unreachable = False
     bench.check(101)
     bench.check(102)
+    assert bench.api.deleted == ["job-a"]
+
+
+def test_a_deletion_that_is_denied_rests_and_is_requested_again(bench: Bench) -> None:
+    bench.put(UNSCHEDULABLE)
+    bench.api.denied = True
+    for after in (100, 101, 102):
+        bench.check(after)
+    assert (bench.api.asked, len(bench.notes.given_up)) == (1, 1)
+    bench.api.denied = False
+    bench.check(100 + RESTS)
     assert bench.api.deleted == ["job-a"]
 
 
