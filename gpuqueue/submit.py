@@ -36,7 +36,7 @@ def gpu(
     Args:
         gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto`` or ``mig`` to let the dispatcher
             choose a class that fits. A list of classes, the preferred one first: the first that
-            fits and has a free slot, else the one that is expected to start it soonest.
+            fits and would start it at once, else the one that is expected to start it soonest.
         isolation: ``shared`` (with other jobs on a time-sliced GPU) or ``exclusive`` (alone); None:
             the default of the class.
         memory: GPU memory that the job needs, in bytes or as text (``9GiB``).

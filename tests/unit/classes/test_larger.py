@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes.choose import choose, larger, resolve
+from gpuqueue.classes.choose import larger, resolve
 from gpuqueue.classes.fallbacks import check_larger
 from gpuqueue.classes.gpu_class import GpuClass, mig_class
 from gpuqueue.classes.toml_file import from_toml
@@ -36,20 +36,6 @@ def test_a_list_keeps_its_order_and_drops_what_does_not_fit() -> None:
     assert fitting(classes=("a100", "mig-1g.5gb", "t4")) == ["a100", "mig-1g.5gb", "t4"]
     assert fitting(classes=("a100", "mig-1g.5gb", "t4"), memory=10 * GB) == ["a100", "t4"]
     assert fitting(classes=("a100", "l4", "t4"), isolation="shared") == ["l4", "t4"]
-
-
-def test_the_first_of_a_list_with_a_free_slot_is_chosen_else_the_soonest() -> None:
-    load = {"a100": -2, "l4": 0, "t4": -3}
-    assert choose([A100, L4, T4], None, lambda name, kind: load[name] + 3) is A100
-    assert choose([A100, L4, T4], None, lambda name, kind: {**load, "l4": 2}[name]) is L4
-    waiting = {"a100": -2, "l4": -8, "t4": -3}
-    assert choose([A100, L4, T4], None, lambda name, kind: waiting[name]) is T4
-
-
-def test_the_first_of_a_list_wins_if_all_wait_equally_long() -> None:
-    waiting = {each.name: 1 - each.slots(each.default_isolation) for each in (A100, L4, T4)}
-    for listed in ([A100, L4, T4], [T4, L4, A100]):
-        assert choose(listed, None, lambda name, kind: waiting[name]) is listed[0]
 
 
 @pytest.mark.parametrize(
