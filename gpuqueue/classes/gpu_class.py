@@ -145,6 +145,14 @@ class GpuClass:
         """
         return self.domains * (self.shared_slots if isolation == SHARED else self.exclusive_slots)
 
+    @property
+    def most_slots(self) -> int | None:
+        """The most jobs that run at once; None: the cluster tells how many nodes it has."""
+        most = max(self.slots(SHARED), self.slots(EXCLUSIVE))
+        if self.domain != NODE:
+            return most
+        return most * max(len(self.nodes), self.scale_to or 0) or None
+
     def price_of_slot(self, isolation: str) -> Fraction | None:
         """Return what one slot costs per hour; None: it has no price, or the class no such slot."""
         slots = self.shared_slots if isolation == SHARED else self.exclusive_slots

@@ -79,9 +79,9 @@ def _from_table(
         )
     if "memory" in values:
         try:
-            values["memory"] = parse_memory(values["memory"])
+            values["memory"] = parse_memory(values["memory"], f"{where}.memory")
         except InvalidJob as exc:
-            raise SettingsError(f"{where}: {exc}") from None
+            raise SettingsError(str(exc)) from None
     if values.get("price_per_hour") is not None:
         try:
             values["price_per_hour"] = price_text(values["price_per_hour"])

@@ -124,10 +124,12 @@ def check_half_life(value: object, where: str) -> float:
     )
 
 
-def check_guarantees(rules: Mapping[str, TenantRule], slots: int, where: str) -> None:
-    """Check that the guaranteed slots of a class exist. Raises :class:`WrongRule`."""
+def check_guarantees(rules: Mapping[str, TenantRule], slots: int | None, where: str) -> None:
+    """Check that the guaranteed slots of a class exist; None: how many it has is not known.
+    Raises :class:`WrongRule`.
+    """
     total = sum(rule.guaranteed for name, rule in rules.items() if name != OTHERS)
-    if total > slots:
+    if slots is not None and total > slots:
         raise _wrong(
             f"{where}.guaranteed",
             total,

@@ -83,7 +83,7 @@ def set_(class_name: str, tenant: str | None, half_life: str | None, **options: 
             rules[name] = TenantRule.parse(left, f"tenant {tenant}")
             own = gpu_class(state.reader.classes()[class_name])
             after = view.rules | {name: rule for name, rule in rules.items() if rule}
-            check_guarantees(after, max(own.shared_slots, own.exclusive_slots), class_name)
+            check_guarantees(after, own.most_slots, class_name)
     except WrongRule as exc:
         raise GpuQueueError(str(exc)) from None
     Tenants(state.client).set(class_name, rules, seconds)

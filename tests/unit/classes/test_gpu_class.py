@@ -240,7 +240,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has memory without its unit": (
         "[classes.l4]\nshared_slots = 1\nmemory = '24'",
-        "classes.l4: gpu.memory='24' is below 1 MiB; write bytes, or a number with KiB",
+        "classes.l4.memory='24' is below 1 MiB; write bytes, or a number with KiB",
     ),
     "has a patience of 0": (
         "[classes.l4]\nshared_slots = 1\nshared_patience = 0",
@@ -268,7 +268,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has text for memory": (
         "[classes.l4]\nshared_slots = 1\nmemory = 'big'",
-        "classes.l4: gpu.memory='big' is not an amount",
+        "classes.l4.memory='big' is not an amount",
     ),
     "has no slots": (
         "[classes.l4]\nmemory = '24GB'",

@@ -176,6 +176,10 @@ def test_a_chain_of_larger_classes_is_taken() -> None:
             table("x", None, "a") + table("a", 1000, "b") + table("b", 2000, "a"),
             "f.toml: classes.x.larger='a' makes a cycle: a -> b -> a; remove",
         ),
+        (
+            table("a", 1000, "b"),
+            "f.toml: classes.a.larger='b' is an unknown class; remove it, or add the class",
+        ),
         (table("a", 1000, "a"), "f.toml: classes.a.larger='a' makes a cycle: a -> a; remove"),
         (
             table("a", 1000, "c") + table("b", 1000),
@@ -190,7 +194,15 @@ def test_a_chain_of_larger_classes_is_taken() -> None:
             "f.toml: classes.a.larger=5 is not a class; use e.g. 'a100'",
         ),
     ],
-    ids=["three", "a chain into a cycle", "itself", "unknown", "not larger", "a number"],
+    ids=[
+        "three",
+        "a chain into a cycle",
+        "the only class",
+        "itself",
+        "unknown",
+        "not larger",
+        "a number",
+    ],
 )
 def test_wrong_larger_classes_are_refused(text: str, problem: str) -> None:
     with pytest.raises(SettingsError) as caught:
