@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gpuqueue.classes.choose import Room
 from gpuqueue.classes.gpu_class import GpuClass
@@ -19,6 +21,16 @@ from gpuqueue.model.tenant import TenantRule
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.tenants import Tenants
 from tests.property.open_class import OpenClass
+from tests.property.test_twin import (
+    CLASSES,
+    HALF_LIVES,
+    RULES,
+    STEPS,
+    Compared,
+    Starts,
+    Step,
+    most_of,
+)
 
 pytestmark = pytest.mark.integration
 GPUS = 3
@@ -177,3 +189,45 @@ def test_a_tenant_at_a_limit_starts_elsewhere(schedule_redis: redis.Redis) -> No
     queue.send("a2", isolation="exclusive", tenant="a")
     assert held(queue, "exclusive", tenant="a") == HELD, "it would be refused"
     assert held(queue, "exclusive", tenant="c") == STARTS, "none waits for a slot"
+
+
+class Asked(Compared):
+    """Asks for room before each job."""
+
+    def check(self, step: Step) -> Starts:
+        found: Room | None = None
+        job = self.job(step)
+        if step.what == "arrive" and not step.wait:
+            record: Any = {"isolation": job.isolation, "tenant": job.tenant, "gpus": job.gpus}
+            self.line.admit(self.gpu_class)  # time has passed
+            found = self.line.room(self.gpu_class, record)
+        started = self.do(step)
+        if found:
+            assert found.starts == any(job.delivery == name for name, _ in started), (step, found)
+        return started
+
+
+@given(
+    gpu_class=CLASSES,
+    nodes=st.booleans(),
+    steps=STEPS,
+    rules=st.none() | RULES,
+    half_life=HALF_LIVES,
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_job_starts_at_once_where_that_was_said_and_nowhere_else(
+    schedule_redis: redis.Redis,
+    gpu_class: GpuClass,
+    nodes: bool,
+    steps: list[Step],
+    rules: dict[str, TenantRule] | None,
+    half_life: float,
+) -> None:
+    """Of one priority: a better one may go before those that wait."""
+    queue = Asked(schedule_redis, NODES if nodes else gpu_class, 2 if nodes else most_of(gpu_class))
+    if nodes:
+        slots = {"a": {"shared": 2, "exclusive": 2}, "b": {"shared": 1, "exclusive": 2}}
+        queue.line.set_nodes(NODES, slots)
+    if rules:
+        queue.with_tenants(rules, half_life)
+    queue.play([replace(each, priority=3) for each in steps])

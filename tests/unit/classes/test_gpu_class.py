@@ -152,6 +152,11 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.auto]\nshared_slots = 1",
         "'auto' is not a valid class name",
     ),
+    "has the name of a queue": (
+        "[classes.'gpu.x1']\nshared_slots = 1",
+        "'gpu.x1' is not a valid class name; use lower-case letters, digits, '.', '-' (not auto,"
+        " mig, refused, chords, gpu.…)",
+    ),
     "has the name of an internal class": (
         "[classes.chords]\nshared_slots = 1",
         "'chords' is not a valid class name",
