@@ -210,9 +210,14 @@ class Accept:
         return chosen, wanted or chosen.default_isolation, None
 
     def _room(self, submission: Submission, name: str, isolation: str) -> Room:
-        """Return how soon a job would start in a class."""
+        """Return how soon a job would start in a class; one with a damaged key is held."""
         gpu_class = self.classes[name]
-        return self.line.room(gpu_class, submission.job(gpu_class, isolation).record())
+        try:
+            return self.line.room(gpu_class, submission.job(gpu_class, isolation).record())
+        except ResponseError as exc:
+            if not _is_of_key(exc):
+                raise
+            return Room(starts=False, held=True, waiting=0, slots=gpu_class.slots(isolation))
 
     def _larger(self, submission: Submission, gpu_class: GpuClass, isolation: str) -> str:
         """Return where a job goes that runs out of GPU memory, as its record has it."""

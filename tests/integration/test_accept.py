@@ -382,5 +382,9 @@ def test_a_job_for_any_class_keeps_away_from_one_that_is_held(dispatcher: Dispat
         dispatcher.take(each, "gpu.auto", gpu={"classes": ["t4", "a100"]})
         assert dispatcher.gpu_class == "a100"
     dispatcher.client.delete("gpuqueue:1:{t4}:places")
+    dispatcher.client.set("gpuqueue:1:{t4}:waiting_shared", "a wrong type")
+    dispatcher.take("damaged", "gpu.auto", gpu={"classes": ["t4", "a100"]})
+    assert dispatcher.gpu_class == "a100"
+    dispatcher.client.delete("gpuqueue:1:{t4}:waiting_shared")
     dispatcher.take("four", "gpu.auto", gpu={"classes": ["t4", "a100"]})
     assert dispatcher.gpu_class == "t4"
