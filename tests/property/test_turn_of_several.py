@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -114,6 +116,21 @@ def test_the_turn_goes_with_the_job(schedule_redis: redis.Redis) -> None:
     assert queue.end("blue") == [], "V was first, too"
     assert queue.end("blue2") == []
     assert queue.end("green") == ["V"]
+
+
+def test_an_older_dispatcher_takes_the_turn_for_a_moment_only(
+    schedule_redis: redis.Redis,
+) -> None:
+    """It knows of no turn, and writes the place of a tenant without it."""
+    queue = full(schedule_redis)
+    [front] = (each for each in queue.zset("tenant_order") if each.endswith(":red"))
+    state: Any = schedule_redis.hget(queue.key("tenants"), "=red")
+    by_use = f"{front[:4]}{2100:022.6f}{3:016}{1:016}:red"
+    schedule_redis.zrem(queue.key("tenant_order"), front)
+    schedule_redis.zadd(queue.key("tenant_order"), {by_use: 1})
+    schedule_redis.hset(queue.key("tenants"), "=red", state.replace(front, by_use))
+    assert queue.admit() == []
+    assert queue.send("blue2", 1, tenant="blue") == []
 
 
 def test_the_turn_goes_to_the_job_of_several_gpus_that_is_first(

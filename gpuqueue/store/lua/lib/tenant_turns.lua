@@ -100,7 +100,11 @@ do
 
   -- The first exclusive job, which needs several GPUs and must wait, has the turn.
   function tenancy.keep_turn(delivery)
-    if class.order ~= 'tenants' or class.turn == delivery then return end
+    if class.order ~= 'tenants' then return end
+    -- An older version writes places without the turn.
+    local own = chosen.exclusive
+    local written = own and string.find(own.front, tenancy.TURN, 1, true)
+    if class.turn == delivery and written then return end
     local before = class.turn
     class.turn = delivery
     redis.call('HSET', K.gate, 'turn', delivery)

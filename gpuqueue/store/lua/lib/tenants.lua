@@ -20,7 +20,9 @@ local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay ex
 -- What is known of tenants, and of their class (`class`). Their lines are made in tenant_lines, and
 -- what happens to jobs is in tenant_turns.
 -- MARK: a member of K.tenant_order and field of K.tenants that stays: without it, the key was lost.
+-- TURN: in the place of a tenant whose first job has the turn, for what it has used.
 local tenancy = { class = {}, KIND = { shared = 0, exclusive = 1 }, MARK = '.' }
+tenancy.TURN = string.format('%022.6f%016.0f%016.0f', 0, 0, 0)
 
 do
   -- Seconds of a half-life if none is set; how many of them a tenant without jobs is kept, and how
@@ -231,7 +233,7 @@ do
     local used = string.format('%022.6f%016.0f', cost(state, rule), state.served)
     used = used .. string.format('%016.0f', state.id)
     local has_turn = isolation == 'exclusive' and class.turn == string.match(first, ':(.*)$')
-    if has_turn then used = string.format('%022.6f%016.0f%016.0f', 0, 0, 0) end
+    if has_turn then used = tenancy.TURN end
     return LETTER[isolation] .. tier .. string.sub(first, 2, 3) .. used .. ':' .. name
   end
 
