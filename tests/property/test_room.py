@@ -177,6 +177,20 @@ def test_a_class_without_nodes_or_with_too_small_ones_is_held(
     assert held(queue) == HELD
 
 
+def test_a_smaller_job_starts_beside_one_of_several_gpus_that_waits(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Queue(schedule_redis, NODES)
+    slots = {"a": {"shared": 2, "exclusive": 2}, "b": {"shared": 2, "exclusive": 1}}
+    queue.line.set_nodes(NODES, slots)
+    queue.send("e1", isolation="exclusive", gpus=2)
+    queue.send("wide", isolation="exclusive", gpus=2)
+    found = [held(queue, "exclusive", gpus=each) for each in (1, 2)]
+    assert found == [STARTS, BUSY], "on the node that is not reserved"
+    queue.send("e2", isolation="exclusive")
+    assert held(queue, "exclusive") == BUSY
+
+
 def test_a_tenant_at_a_limit_starts_elsewhere(schedule_redis: redis.Redis) -> None:
     queue = Queue(schedule_redis, ALONE)
     tenants = Tenants(schedule_redis)

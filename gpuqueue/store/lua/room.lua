@@ -20,8 +20,19 @@ local function is_held()
     or not spec.host and standing(hold_of_image(spec, job)) == 'held'
 end
 
+-- Whether it starts before the first exclusive job, which needs several GPUs and must wait.
+local function passes()
+  local waits = spec.domain and isolation == 'exclusive' and v.needs > 1 and not v.exclusive_domain
+  if not waits or v.strict == v.exclusive or v.aside then return false end
+  if redis.call('ZCARD', K.waiting_exclusive) > domain.BEHIND then return false end
+  local reserved = v.reserved_for == v.exclusive and v.reserved or nil
+  local own = domain.pick(spec, isolation, nil, reserved, number)
+  return own ~= nil and not domain.is_turn_of_shared(v, spec)
+end
+
 local function starts()
-  if v[isolation] or is_held() or tenancy.limited(job) then return false end
+  if is_held() or tenancy.limited(job) then return false end
+  if v[isolation] then return passes() end
   -- Its domains are made by the first decision.
   if spec.domain == 'device' and v.domains ~= domain.signature(spec) then return v.holders == 0 end
   if number > 1 then
