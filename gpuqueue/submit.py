@@ -12,7 +12,7 @@ from typing import Any
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
 from gpuqueue.model.names import CHOOSING, MIG_PROFILE, QueueName, check_class_name
-from gpuqueue.model.request import HEADER, GpuRequest
+from gpuqueue.model.request import HEADER, MOST_SECONDS, GpuRequest
 
 
 def gpu(
@@ -36,7 +36,7 @@ def gpu(
     Args:
         gpu_class: a class (``t4``, ``mig-1g.5gb``), or ``auto`` or ``mig`` to let the dispatcher
             choose a class that fits. A list of classes, the preferred one first: the first that
-            fits and has a free slot, else the one that is expected to start it soonest.
+            fits and would start it at once, else the one that is expected to start it soonest.
         isolation: ``shared`` (with other jobs on a time-sliced GPU) or ``exclusive`` (alone); None:
             the default of the class.
         memory: GPU memory that the job needs, in bytes or as text (``9GiB``).
@@ -66,6 +66,10 @@ def gpu(
         raise InvalidJob.field(
             "queue", options["queue"], "contradicts gpu(...)", "leave it out: gpu() sets the queue"
         )
+    if "classes" in options:
+        raise InvalidJob.field(
+            "classes", options["classes"], "is no option", "use gpu(['t4', ...])"
+        )
     fields = {
         "isolation": isolation,
         "memory": memory,
@@ -82,14 +86,19 @@ def gpu(
     for key in ("time_limit", "soft_time_limit"):
         limit = options.get(key)
         if limit is not None and (
-            not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0
+            not isinstance(limit, (int, float))
+            or isinstance(limit, bool)
+            or not 0 < limit <= MOST_SECONDS
         ):
-            raise InvalidJob.field(key, limit, "is not a number of seconds", "use a number above 0")
+            fix = f"use a number above 0, and up to {MOST_SECONDS}"
+            raise InvalidJob.field(key, limit, "is not a number of seconds", fix)
     # The queues of MIG profiles, ``auto`` and ``mig`` have no isolation: it travels in the header.
     plain = gpu_class in CHOOSING or MIG_PROFILE.match(gpu_class) is not None
     queue = QueueName(gpu_class, None if plain else request.isolation)
-    headers = {**(options.pop("headers", None) or {}), HEADER: request.header()}
-    return {"queue": str(queue), "headers": headers, **options}
+    headers = options.pop("headers", None) or {}
+    if not isinstance(headers, Mapping):
+        raise InvalidJob.field("headers", headers, "is not a dict", "use e.g. {'trace': 'x'}")
+    return {"queue": str(queue), "headers": {**headers, HEADER: request.header()}, **options}
 
 
 def run(

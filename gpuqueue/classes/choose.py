@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from gpuqueue.classes.gpu_class import CLASS, DEVICE, GpuClass
 from gpuqueue.errors import InvalidJob
@@ -61,35 +62,52 @@ def resolve(
     return fitting, wanted or fitting[0].default_isolation
 
 
+class Room(NamedTuple):
+    """How soon a job that comes now would start in a class."""
+
+    starts: bool
+    """It would start at once."""
+    held: bool
+    """It would not, and the end of a job would not suffice: the class has no node, its GPUs are set
+    aside, its jobs are held, or the tenant is at a limit.
+    """
+    waiting: int
+    """Jobs in its line."""
+    slots: int
+    """Slots of the isolation, of all domains together."""
+
+
 def choose(
     fitting: list[GpuClass],
     isolation: str | None,
-    free: Callable[[str, str], int],
-    gpus: int = 1,
+    room: Callable[[str, str], Room],
     run_time: Callable[[str, str], float | None] = lambda name, isolation: None,
 ) -> GpuClass:
-    """Return the first class with as many free slots as the job needs ``gpus``, else the one that
-    is expected to start it soonest.
+    """Return the first class where the job would start at once, else the one that is expected to
+    start it soonest; one that is held only if all are.
 
-    ``free(class name, isolation)`` returns the free slots, or minus the number of waiting jobs if
-    none is free; ``run_time`` of the same how many seconds a recent job took, None if that is not
-    known.
+    ``room(class name, isolation)`` tells of a class, and is asked no further than to the first that
+    starts the job; ``run_time`` of the same returns how many seconds a recent job took, None if
+    that is not known.
     """
-    isolations = {each.name: isolation or each.default_isolation for each in fitting}
-    load = {name: free(name, kind) for name, kind in isolations.items()}
+    rooms: list[tuple[GpuClass, Room]] = []
     for each in fitting:
-        if load[each.name] >= gpus:
+        found = room(each.name, isolation or each.default_isolation)
+        if found.starts:
             return each
-    seconds = {name: run_time(name, kind) for name, kind in isolations.items()}
+        rooms.append((each, found))
+    open_ones = [(each, found) for each, found in rooms if not found.held] or rooms
+    seconds = {
+        each.name: run_time(each.name, isolation or each.default_isolation) for each, _ in open_ones
+    }
     known = [each for each in seconds.values() if each is not None]
     others = sum(known) / len(known) if known else 1.0  # a class without a run is as the others are
 
-    def wait(each: GpuClass) -> float:
-        waiting, own = max(0, -load[each.name]), seconds[each.name]
-        slots = each.slots(isolations[each.name])
-        return expected_wait(waiting, slots, others if own is None else own)
+    def wait(each: GpuClass, found: Room) -> float:
+        own = seconds[each.name]
+        return expected_wait(found.waiting, found.slots, others if own is None else own)
 
-    return min(fitting, key=wait)
+    return min(open_ones, key=lambda each: wait(*each))[0]
 
 
 def expected_wait(waiting: int, slots: int, run_time: float) -> float:

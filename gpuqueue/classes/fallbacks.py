@@ -19,7 +19,8 @@ def check_larger(classes: Mapping[str, GpuClass], source: str) -> None:
         problem = f"{source}: classes.{name}.larger={each.larger!r}"
         if each.larger not in classes:
             known = ", ".join(sorted(set(classes) - {name}))
-            raise SettingsError(f"{problem} is an unknown class; use one of: {known}")
+            fix = f"use one of: {known}" if known else "remove it, or add the class"
+            raise SettingsError(f"{problem} is an unknown class; {fix}")
         if cycle := _cycle(classes, name):
             raise SettingsError(
                 f"{problem} makes a cycle: {' -> '.join(cycle)}; remove larger from one of them"

@@ -11,7 +11,14 @@ from gpuqueue.classes.kubernetes_fields import kubernetes_fields
 from gpuqueue.classes.toml_tables import check_keys, table, tables
 from gpuqueue.errors import InvalidJob, SettingsError, shown
 from gpuqueue.model.kube_syntax import amount
-from gpuqueue.model.names import CHOOSING, CLASS_NAME, INTERNAL, MIG_PROFILE, parse_queue
+from gpuqueue.model.names import (
+    CHOOSING,
+    CLASS_NAME,
+    INTERNAL,
+    MIG_PROFILE,
+    QUEUE_PREFIX,
+    parse_queue,
+)
 from gpuqueue.model.request import MOST_SECONDS, parse_memory
 from gpuqueue.model.unbound import MOST_NODES
 from gpuqueue.model.usage import price_text
@@ -59,10 +66,10 @@ def _from_table(
     name: str, own: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
 ) -> GpuClass:
     taken = (*CHOOSING, *INTERNAL)
-    if not CLASS_NAME.match(name) or name in taken:
+    if not CLASS_NAME.match(name) or name in taken or name.startswith(QUEUE_PREFIX):
         raise SettingsError(
             f"{where}: {name!r} is not a valid class name; use lower-case letters, digits, '.', '-'"
-            f" (not {', '.join(taken)})"
+            f" (not {', '.join(taken)}, {QUEUE_PREFIX}…)"
         )
     check_keys(own, {each.name for each in fields(GpuClass)} - {"name", "domains"}, where)
     if "resource" in own and not (isinstance(own["resource"], str) and own["resource"]):
@@ -79,9 +86,9 @@ def _from_table(
         )
     if "memory" in values:
         try:
-            values["memory"] = parse_memory(values["memory"])
+            values["memory"] = parse_memory(values["memory"], f"{where}.memory")
         except InvalidJob as exc:
-            raise SettingsError(f"{where}: {exc}") from None
+            raise SettingsError(str(exc)) from None
     if values.get("price_per_hour") is not None:
         try:
             values["price_per_hour"] = price_text(values["price_per_hour"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from gpuqueue.classes.choose import choose, larger, resolve
+from gpuqueue.classes.choose import Room, choose, larger, resolve
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.dispatcher.job_states import JobStates
@@ -203,15 +203,21 @@ class Accept:
             return own, known["isolation"], known.get("escalated")
         if len(fitting) == 1:
             return fitting[0], isolation, None
-        wanted, gpus = queue.isolation or request.kind, request.gpus or 1
+        wanted = queue.isolation or request.kind
         chosen = choose(
-            fitting,
-            wanted,
-            lambda name, kind: self.reader.free(self.classes[name], kind, gpus),
-            gpus,
-            partial(recent_run_time, self.client),
+            fitting, wanted, partial(self._room, submission), partial(recent_run_time, self.client)
         )
         return chosen, wanted or chosen.default_isolation, None
+
+    def _room(self, submission: Submission, name: str, isolation: str) -> Room:
+        """Return how soon a job would start in a class; one with a damaged key is held."""
+        gpu_class = self.classes[name]
+        try:
+            return self.line.room(gpu_class, submission.job(gpu_class, isolation).record())
+        except ResponseError as exc:
+            if not _is_of_key(exc):
+                raise
+            return Room(starts=False, held=True, waiting=0, slots=gpu_class.slots(isolation))
 
     def _larger(self, submission: Submission, gpu_class: GpuClass, isolation: str) -> str:
         """Return where a job goes that runs out of GPU memory, as its record has it."""

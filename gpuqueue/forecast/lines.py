@@ -83,6 +83,9 @@ class Line(Protocol):
         ``passing``: the front of an exclusive job that starts before the first one.
         """
 
+    def keep_turn(self, job: Waiting) -> None:
+        """The first exclusive job, which needs several GPUs and must wait, stays first."""
+
     def hides(self, isolation: str) -> bool:
         """Whether jobs of an isolation wait, although none may be next."""
 
@@ -130,6 +133,9 @@ class ByArrival:
     def before(self, passing: Any = None) -> str | None:
         """The place decides."""
         return None
+
+    def keep_turn(self, job: Waiting) -> None:
+        """It stays first by its place."""
 
     def hides(self, isolation: str) -> bool:
         """No job waits for another reason than its place."""

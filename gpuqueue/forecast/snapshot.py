@@ -121,6 +121,8 @@ class Tenants:
     """Of tenants that are not ``known``."""
     unread: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(tenant, isolation) → its jobs in line that were not read, behind those that were."""
+    turn: str | None = None
+    """The job of several GPUs that was first, and keeps its turn; see lua/lib/tenants.lua."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,19 @@ from typing import Any
 
 from gpuqueue.forecast.lines import Jobs
 from gpuqueue.forecast.snapshot import Held, Tenant, Tenants, Waiting
-from gpuqueue.model.names import ISOLATIONS, SHARED
+from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 
 #: Seconds between two charges of a holder, and how many one decision charges.
 GRAIN, CHARGED = 1.0, 16
 #: Holders for each so many of which the seconds grow.
 HOLDERS_OF_GRAIN = 100
 _LOG2 = math.log(2)
-#: First one below its guaranteed share, then by the priority of its first job, then by what it has
-#: used over its weight, then the one served least recently, then the one that came first.
+#: First one below its guaranteed share, then by the priority of its first job, then one whose job
+#: has the turn, then by what it has used over its weight, then the one served least recently, then
+#: the one that came first.
 Front = tuple[int, int, float, int, int, str]
+#: In place of what a tenant has used, if its first job has the turn.
+_TURN = -1.0
 
 
 class _State:
@@ -69,6 +72,7 @@ class ByTenants:
         self.dry = False
         self._rules, self._share, self._own_share = tenants, tenants.share, share
         self._served, self._last_id = tenants.served, tenants.last_id
+        self._turn = tenants.turn
         self._totals = {each: more.get(each, 0) for each in ISOLATIONS}
         self._order: dict[str, list[Front]] = {each: [] for each in ISOLATIONS}
         self._chosen: dict[str, Front | None] = dict.fromkeys(ISOLATIONS)
@@ -97,7 +101,7 @@ class ByTenants:
         new = object.__new__(ByTenants)
         new.dry, new._rules = self.dry, self._rules
         new._share, new._own_share = self._share, self._own_share
-        new._served, new._last_id = self._served, self._last_id
+        new._served, new._last_id, new._turn = self._served, self._last_id, self._turn
         new._totals, new._boundary = self._totals.copy(), self._boundary
         new._order = {each: fronts.copy() for each, fronts in self._order.items()}
         new._chosen = self._chosen.copy()
@@ -154,6 +158,15 @@ class ByTenants:
             return None
         return ISOLATIONS[0] if shared < exclusive else ISOLATIONS[1]
 
+    def keep_turn(self, job: Waiting) -> None:
+        """It stays before jobs of its priority, also if their tenants have used less."""
+        if self._turn == job.delivery:
+            return
+        self._turn = job.delivery
+        before = [front[-1] for front in self._order[EXCLUSIVE] if front[2] == _TURN]
+        for name in (*before, job.tenant):
+            self._refresh(name)
+
     def hides(self, isolation: str) -> bool:
         """Whether jobs wait whose tenants are at a limit."""
         return self._totals[isolation] > 0
@@ -170,6 +183,8 @@ class ByTenants:
 
     def leave(self, job: Waiting, now: float) -> None:
         """Take one out that was read."""
+        if self._turn == job.delivery:
+            self._turn = None
         self._totals[job.isolation] -= 1
         self._state(job.tenant).jobs[job.isolation].leave(job)
         self._refresh(job.tenant)
@@ -237,6 +252,8 @@ class ByTenants:
         rule = state.rule
         tier = 0 if state.slots < rule.guaranteed else 1
         priority = max(0, min(99, first.priority))
+        if first.isolation == EXCLUSIVE and first.delivery == self._turn:
+            return (tier, priority, _TURN, 0, 0, name)
         return (tier, priority, round(self._cost(state), 6), state.served, rule.id, name)
 
     def _refresh(self, name: str) -> None:

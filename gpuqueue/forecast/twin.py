@@ -102,6 +102,9 @@ class Twin:
                 job = look.first[EXCLUSIVE]
             else:
                 job = self._decide(look)
+                first = look.first[EXCLUSIVE]
+                if first and look.needs > 1 and job is not first:
+                    self.line.keep_turn(first)
             if job is None or self.line.dry:
                 return started
             over = job.expires is not None and job.expires <= now

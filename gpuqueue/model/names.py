@@ -82,6 +82,10 @@ def check_class_name(value: object) -> str:
         raise InvalidJob.field(
             "gpu_class", value, "cannot name a class", "use e.g. 't4', 'mig-1g.5gb', 'auto'"
         )
+    if value.startswith(QUEUE_PREFIX):
+        raise InvalidJob.field(
+            "gpu_class", value, "is the name of a queue", "use e.g. 't4', with isolation='shared'"
+        )
     return value
 
 

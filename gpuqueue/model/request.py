@@ -47,9 +47,9 @@ _LONGEST_WAIT = 86_400
 MOST_CLASSES = 16
 
 
-def parse_memory(value: object) -> int:
+def parse_memory(value: object, field: str = "gpu.memory") -> int:
     """Parse an amount of memory: a number of bytes, or text such as ``9GiB``, ``16GB``, ``512Mi``.
-    Returns bytes.
+    Returns bytes. ``field``: what an error names.
     """
     fix = "write bytes, or a number with KiB, MiB, GiB, KB, MB or GB"
     amount: float = 0
@@ -58,11 +58,11 @@ def parse_memory(value: object) -> int:
     elif isinstance(value, str) and (match := _MEMORY.fullmatch(value)):
         amount = float(match.group(1)) * _UNITS.get(match.group(2).lower(), 0)
     if not amount >= 1:
-        raise InvalidJob.field("gpu.memory", value, "is not an amount of memory", fix)
+        raise InvalidJob.field(field, value, "is not an amount of memory", fix)
     if amount < _LEAST_MEMORY:
-        raise InvalidJob.field("gpu.memory", value, "is below 1 MiB", fix)
+        raise InvalidJob.field(field, value, "is below 1 MiB", fix)
     if amount > _MOST_MEMORY:
-        raise InvalidJob.field("gpu.memory", value, "is above 1 PiB", fix)
+        raise InvalidJob.field(field, value, "is above 1 PiB", fix)
     return int(amount)
 
 

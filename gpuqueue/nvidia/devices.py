@@ -70,8 +70,8 @@ def allowed(
 def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, list[str]]:
     """Return class → UUIDs of its GPUs. A class without ``devices`` gets all unassigned GPUs.
 
-    Raises :class:`SettingsError` if two classes would get the same GPU, or a class has more
-    exclusive slots than GPUs.
+    Raises :class:`SettingsError` if two classes would get the same GPU, or a class gets none, or
+    has more exclusive slots than GPUs.
     """
     classes = list(classes)
     if not found:
@@ -103,6 +103,18 @@ def deal(classes: Iterable[GpuClass], found: Sequence[Device]) -> Mapping[str, l
         for each in classes
     }
     for each in classes:
+        if each.devices is not None and not each.devices:
+            raise SettingsError(
+                f"class {each.name}: devices=[] lists no GPU; list the indexes of its GPUs, or"
+                " leave it out"
+            )
+        if not dealt[each.name]:
+            others = ", ".join(dict.fromkeys(named.values()))
+            raise SettingsError(
+                f"class {each.name} has no GPU: classes {others} have all {len(found)} of this"
+                " machine; give it one in its `devices`, or remove the class (t4 of the"
+                " environment: T4_SHARED_SLOTS=0 and T4_EXCLUSIVE_SLOTS=0)"
+            )
         if each.domain == DEVICE and each.exclusive_slots > 1:
             raise SettingsError(
                 f"class {each.name}: with domain=device, exclusive_slots={each.exclusive_slots} are"

@@ -9,7 +9,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.model.names import ISOLATIONS
-from gpuqueue.model.unbound import LATER, is_unbound
+from gpuqueue.model.unbound import is_unbound
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.readable import readable
 
@@ -44,15 +44,6 @@ class Domains:
         found: Any = self._client.hvals(class_key(gpu_class.name, "domains"))
         known = [each for text in found if (each := readable(text)) and not each.get("waits")]
         return {name: sum(int(each.get(name, 0)) for each in known) for name in ISOLATIONS}
-
-    def free(self, gpu_class: GpuClass, isolation: str, gpus: int = 1) -> int:
-        """Return the free slots of one isolation of a class with several domains, in those that
-        have at least ``gpus``.
-        """
-        key = f"{class_key(gpu_class.name, 'domains')}:{isolation}"
-        found: Any = self._client.zrange(key, 0, -1, withscores=True)
-        rooms = [int(score) % LATER for _, score in found]
-        return sum(room for room in rooms if room >= gpus)
 
     def of(self, gpu_class: str) -> list[Domain]:
         """Return the domains of a class; none: the class is one domain."""

@@ -1,4 +1,4 @@
-"""The verbs of dispatchers: take_in, accept, enqueue, admit, launch, release. Cancels are in
+"""The verbs of dispatchers: room, take_in, accept, enqueue, admit, launch, release. Cancels are in
 ``cancels``, and the verbs of the watcher's cycle in ``upkeep``.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from gpuqueue.classes.choose import Room
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt, Observation
 from gpuqueue.model.ends import End
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which the terms of a site without a dispatcher are forgotten.
 FORGET_TERMS = 3600.0
+#: The fields of a record that tell how soon its job would start in a class.
+_OF_ROOM = ("isolation", "gpus", "tenant", "image", "retries", "nesting")
 #: The end of an attempt that was not observed.
 UNSEEN = End(EndReason.INFRA, "")
 
@@ -102,6 +105,13 @@ class Line(Cancels):
     def admit(self, gpu_class: GpuClass) -> Granted:
         """Give a slot to every job that can start. Returns the attempts to launch now."""
         return Granted(self._scripts.call("admit", gpu_class.name, **self.admission(gpu_class)))
+
+    def room(self, gpu_class: GpuClass, record: Record) -> Room:
+        """Return how soon a job with this record would start in a class, if it came now."""
+        job: dict[str, Any] = {key: each for key, each in record.items() if key in _OF_ROOM}
+        job["container"] = "container" in record  # it can be large
+        answer = self._scripts.call("room", gpu_class.name, spec=self.spec(gpu_class), job=job)
+        return Room(bool(answer[0]), bool(answer[1]), *answer[2:])
 
     def launched(self, attempt: Attempt, instance: str, claim_within: float) -> bool:
         """Record that the attempt's process or Job exists. Its executor must claim it within

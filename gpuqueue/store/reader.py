@@ -10,12 +10,11 @@ from typing import Any
 
 import redis
 
-from gpuqueue.classes.gpu_class import NODE, GpuClass
+from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.record import Record
 from gpuqueue.store.clock import redis_time
-from gpuqueue.store.domains import Domains
 from gpuqueue.store.keys import CLASSES, DISPATCHERS, GROUPS, HOSTS, class_key, leader_key
 from gpuqueue.store.readable import readable, readable_class, readable_record, whole
 from gpuqueue.store.scripts import Scripts
@@ -158,25 +157,6 @@ class Reader:
             "why", gpu_class.name, delivery=delivery, spec=gpu_class.spec(), most=most
         )
         return Why(json.loads(answer[0]), answer[1], answer[2], answer[3:]) if answer else None
-
-    def free(self, gpu_class: GpuClass, isolation: str, gpus: int = 1) -> int:
-        """Return the number of free slots of an isolation, in domains with at least ``gpus``. If
-        none is free, return minus the number of waiting jobs.
-        """
-        pipe = self._client.pipeline(transaction=False)
-        for kind in ("holders_", "waiting_"):
-            for each in ISOLATIONS:
-                pipe.zcard(class_key(gpu_class.name, kind + each))
-        pipe.zcard(class_key(gpu_class.name, "holders_further"))
-        shared, exclusive, *waiting, further = pipe.execute()
-        exclusive += _slots(further)
-        held, other = (shared, exclusive) if isolation == SHARED else (exclusive, shared)
-        if gpu_class.domain == NODE:
-            free = Domains(self._client).free(gpu_class, isolation, gpus)
-        else:
-            free = 0 if other else gpu_class.slots(isolation) - held
-        in_line: int = sum(waiting)
-        return free if free > 0 and not in_line else -in_line
 
     def todo(self, gpu_class: str, now: float) -> Todo:
         """Return what a watcher must handle. Of the finishing jobs, only those whose lease has

@@ -279,6 +279,7 @@ class Snapshots:
             rule_of(0, rest),
             {name[1:]: rule_of(0, text) for name, text in rules.items() if name[0] == "="},
             unread,
+            gate.get("turn"),
         )
         return found, waiting
 

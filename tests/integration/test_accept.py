@@ -371,3 +371,20 @@ def test_another_dispatcher_shows_the_class_once_it_has_been_used(dispatcher: Di
     other.look()
     assert list(other) == [*CLASSES, CHORDS]
     assert other[CHORDS] == CHORDS_CLASS
+
+
+def test_a_job_for_any_class_keeps_away_from_one_that_is_held(dispatcher: Dispatcher) -> None:
+    """One whose jobs could not start looks idle, and would take all that find no slot elsewhere."""
+    place = {"failures": 1, "jobs": {}, "since": 0, "last": time.time(), "error": "a policy"}
+    place |= {"pause": 60, "until": time.time() + 60}
+    dispatcher.client.hset("gpuqueue:1:{t4}:places", "launch:t4", json.dumps(place))
+    for each in ("one", "two", "three"):
+        dispatcher.take(each, "gpu.auto", gpu={"classes": ["t4", "a100"]})
+        assert dispatcher.gpu_class == "a100"
+    dispatcher.client.delete("gpuqueue:1:{t4}:places")
+    dispatcher.client.set("gpuqueue:1:{t4}:waiting_shared", "a wrong type")
+    dispatcher.take("damaged", "gpu.auto", gpu={"classes": ["t4", "a100"]})
+    assert dispatcher.gpu_class == "a100"
+    dispatcher.client.delete("gpuqueue:1:{t4}:waiting_shared")
+    dispatcher.take("four", "gpu.auto", gpu={"classes": ["t4", "a100"]})
+    assert dispatcher.gpu_class == "t4"

@@ -293,6 +293,23 @@ def test_each_start_on_nodes_is_predicted(schedule_redis: redis.Redis, drains: b
     assert compared.play(steps) == 18
 
 
+@pytest.mark.parametrize("domain", ["class", "node"])
+def test_the_turn_of_a_job_of_several_gpus_is_predicted(
+    schedule_redis: redis.Redis, domain: str
+) -> None:
+    """It was first while no job of a tenant that has used less was in line."""
+    t4 = GpuClass("t4", exclusive_slots=4, domain=domain)
+    compared = Compared(schedule_redis, t4, 4)
+    if domain == "node":
+        compared.line.set_nodes(t4, {"a": {"shared": 0, "exclusive": 4}})
+    compared.with_tenants({}, 86_400)
+    steps = [Step(0, "arrive", EXCLUSIVE, "a"), Step(1000, "arrive", EXCLUSIVE, "b")]
+    steps += [Step(1, "arrive", EXCLUSIVE, "a", gpus=3), Step(9, "arrive", EXCLUSIVE, "b")]
+    steps += [Step(9, "arrive", EXCLUSIVE, "c", gpus=2), Step(9, "end", pick=0)]
+    steps += [Step(9, "end", pick=at) for at in (1, 0, 0)]
+    assert compared.play(steps) == 5
+
+
 def predicted_on_nodes(
     client: redis.Redis,
     steps: list[Step],

@@ -54,7 +54,8 @@ def test_nodes_with_room_come_before_nodes_to_come(queue: Scaled) -> None:
     assert is_unbound(starts(queue, "e2", "exclusive")), "a new node rather than one that drains"
     queue.ends("e1")
     assert starts(queue, "s3") == "y"
-    assert [queue.reader.free(AUTO, each) for each in ("shared", "exclusive")] == [1, 0]
+    rooms = [queue.line.room(AUTO, {"isolation": each}) for each in ("shared", "exclusive")]
+    assert [each.starts for each in rooms] == [True, False]
 
 
 def test_the_first_pod_that_gets_a_node_binds_its_domain(queue: Scaled) -> None:

@@ -77,6 +77,20 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"soft_time_limit": "1h"},
         "soft_time_limit='1h' is not a number of seconds",
     ),
+    "a time limit that no clock has": (
+        {"time_limit": float("inf")},
+        "time_limit=inf is not a number of seconds; use a number above 0, and up to 1000000000",
+    ),
+    "no number for a soft limit": ({"soft_time_limit": float("nan")}, "soft_time_limit=nan is not"),
+    "a list of classes by its field": (
+        {"gpu_class": "auto", "classes": ["t4"]},
+        "classes=['t4'] is no option; use gpu(['t4', ...])",
+    ),
+    "headers that are none": ({"headers": "x"}, "headers='x' is not a dict; use e.g."),
+    "a queue for a class": (
+        {"gpu_class": "gpu.t4.shared"},
+        "gpu_class='gpu.t4.shared' is the name of a queue; use e.g. 't4', with isolation='shared'",
+    ),
     "a class in capitals": ({"gpu_class": "T4"}, "gpu_class='T4' cannot name a class"),
     "a number for a class": ({"gpu_class": 4}, "gpu_class=4 cannot name a class"),
     "an empty list of classes": ({"gpu_class": []}, "gpu.classes=[] is empty; list 1 to 16"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes.choose import DRIVER_RESERVE, choose, resolve
+from gpuqueue.classes.choose import DRIVER_RESERVE, resolve
 from gpuqueue.classes.gpu_class import GpuClass, chords_class, mig_class
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.errors import InvalidJob, SettingsError
@@ -152,6 +152,11 @@ TABLES: dict[str, tuple[str, str]] = {
         "[classes.auto]\nshared_slots = 1",
         "'auto' is not a valid class name",
     ),
+    "has the name of a queue": (
+        "[classes.'gpu.x1']\nshared_slots = 1",
+        "'gpu.x1' is not a valid class name; use lower-case letters, digits, '.', '-' (not auto,"
+        " mig, refused, chords, gpu.…)",
+    ),
     "has the name of an internal class": (
         "[classes.chords]\nshared_slots = 1",
         "'chords' is not a valid class name",
@@ -240,7 +245,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has memory without its unit": (
         "[classes.l4]\nshared_slots = 1\nmemory = '24'",
-        "classes.l4: gpu.memory='24' is below 1 MiB; write bytes, or a number with KiB",
+        "classes.l4.memory='24' is below 1 MiB; write bytes, or a number with KiB",
     ),
     "has a patience of 0": (
         "[classes.l4]\nshared_slots = 1\nshared_patience = 0",
@@ -268,7 +273,7 @@ TABLES: dict[str, tuple[str, str]] = {
     ),
     "has text for memory": (
         "[classes.l4]\nshared_slots = 1\nmemory = 'big'",
-        "classes.l4: gpu.memory='big' is not an amount",
+        "classes.l4.memory='big' is not an amount",
     ),
     "has no slots": (
         "[classes.l4]\nmemory = '24GB'",
@@ -345,16 +350,6 @@ def test_a_machine_deals_whole_gpus_that_jobs_share_at_other_times() -> None:
     assert resolve({"x": each}, parse_queue("gpu.x"), GpuRequest(gpus=2)) == ([each], "exclusive")
 
 
-def test_a_job_of_several_gpus_gets_the_class_with_as_many_free_slots() -> None:
-    small, large = GpuClass("small", exclusive_slots=2), GpuClass("large", exclusive_slots=8)
-    free = {"small": 1, "large": 3}
-    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
-    free["large"] = 1
-    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is large
-    free["large"] = -3
-    assert choose([small, large], "exclusive", lambda name, _: free[name], 2) is small
-
-
 @pytest.mark.parametrize(
     ("queue", "limit", "classes"),
     [
@@ -391,31 +386,6 @@ def test_queue_mig_without_a_profile_names_missing_settings() -> None:
         InvalidJob, match="has no class to choose from; set MIG_TOTAL_SLOTS and GPU_RESOURCE_NAME"
     ):
         resolve({"t4": T4}, parse_queue("gpu.mig"), GpuRequest())
-
-
-def test_cheapest_class_with_a_free_slot_is_chosen() -> None:
-    free = {"mig-1g.5gb": 0, "mig-3g.20gb": 1, "mig-4g.20gb": 1}
-    assert choose([SMALL, MIDDLE, WIDE], None, lambda name, kind: free[name]) is MIDDLE
-
-
-def test_without_a_free_slot_fewest_waiting_per_slot_wins() -> None:
-    waiting = {"mig-1g.5gb": -7, "mig-3g.20gb": -1, "mig-4g.20gb": -1}
-    assert choose([SMALL, MIDDLE, WIDE], None, lambda name, kind: waiting[name]) is MIDDLE
-
-
-def test_without_a_free_slot_the_class_whose_jobs_end_soonest_wins() -> None:
-    waiting = {"mig-1g.5gb": -70, "mig-3g.20gb": -1, "mig-4g.20gb": -1}
-    runs: dict[str, float | None] = {"mig-1g.5gb": 7200, "mig-3g.20gb": None, "mig-4g.20gb": 60}
-
-    def chosen() -> GpuClass:
-        load, run_time = (lambda name, _: waiting[name]), (lambda name, _: runs[name])
-        return choose([SMALL, MIDDLE, WIDE], None, load, run_time=run_time)
-
-    assert chosen() is WIDE
-    waiting["mig-4g.20gb"] = -5000
-    assert chosen() is MIDDLE, "where none has run, as in the other classes"
-    waiting["mig-3g.20gb"] = -200
-    assert chosen() is SMALL
 
 
 def test_a_machine_is_one_node() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuqueue.classes.choose import choose, larger, resolve
+from gpuqueue.classes.choose import larger, resolve
 from gpuqueue.classes.fallbacks import check_larger
 from gpuqueue.classes.gpu_class import GpuClass, mig_class
 from gpuqueue.classes.toml_file import from_toml
@@ -36,20 +36,6 @@ def test_a_list_keeps_its_order_and_drops_what_does_not_fit() -> None:
     assert fitting(classes=("a100", "mig-1g.5gb", "t4")) == ["a100", "mig-1g.5gb", "t4"]
     assert fitting(classes=("a100", "mig-1g.5gb", "t4"), memory=10 * GB) == ["a100", "t4"]
     assert fitting(classes=("a100", "l4", "t4"), isolation="shared") == ["l4", "t4"]
-
-
-def test_the_first_of_a_list_with_a_free_slot_is_chosen_else_the_soonest() -> None:
-    load = {"a100": -2, "l4": 0, "t4": -3}
-    assert choose([A100, L4, T4], None, lambda name, kind: load[name] + 3) is A100
-    assert choose([A100, L4, T4], None, lambda name, kind: {**load, "l4": 2}[name]) is L4
-    waiting = {"a100": -2, "l4": -8, "t4": -3}
-    assert choose([A100, L4, T4], None, lambda name, kind: waiting[name]) is T4
-
-
-def test_the_first_of_a_list_wins_if_all_wait_equally_long() -> None:
-    waiting = {each.name: 1 - each.slots(each.default_isolation) for each in (A100, L4, T4)}
-    for listed in ([A100, L4, T4], [T4, L4, A100]):
-        assert choose(listed, None, lambda name, kind: waiting[name]) is listed[0]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +176,10 @@ def test_a_chain_of_larger_classes_is_taken() -> None:
             table("x", None, "a") + table("a", 1000, "b") + table("b", 2000, "a"),
             "f.toml: classes.x.larger='a' makes a cycle: a -> b -> a; remove",
         ),
+        (
+            table("a", 1000, "b"),
+            "f.toml: classes.a.larger='b' is an unknown class; remove it, or add the class",
+        ),
         (table("a", 1000, "a"), "f.toml: classes.a.larger='a' makes a cycle: a -> a; remove"),
         (
             table("a", 1000, "c") + table("b", 1000),
@@ -204,7 +194,15 @@ def test_a_chain_of_larger_classes_is_taken() -> None:
             "f.toml: classes.a.larger=5 is not a class; use e.g. 'a100'",
         ),
     ],
-    ids=["three", "a chain into a cycle", "itself", "unknown", "not larger", "a number"],
+    ids=[
+        "three",
+        "a chain into a cycle",
+        "the only class",
+        "itself",
+        "unknown",
+        "not larger",
+        "a number",
+    ],
 )
 def test_wrong_larger_classes_are_refused(text: str, problem: str) -> None:
     with pytest.raises(SettingsError) as caught:

@@ -78,6 +78,27 @@ def test_a_wrong_file_is_refused_with_field_value_and_fix(text: str, problem: st
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("gpu_class", "most"),
+    [
+        (CLASSES["t4"].on(3), 12),
+        (GpuClass("t4", exclusive_slots=2, domain="node"), None),
+        (GpuClass("t4", exclusive_slots=2, domain="node", nodes=["a", "b"]), 4),
+        (GpuClass("t4", exclusive_slots=2, domain="node", nodes=["a"], scale_to=3), 6),
+    ],
+    ids=["each GPU of a machine", "nodes that the cluster tells", "listed nodes", "an autoscaler"],
+)
+def test_slots_of_all_domains_can_be_guaranteed(gpu_class: GpuClass, most: int | None) -> None:
+    def guaranteed(number: int) -> None:
+        text = f"[t4.tenants.a]\nguaranteed = {number}"
+        tenants_from_toml(text, "f.toml", {"t4": gpu_class})
+
+    guaranteed(most or 1000)
+    if most:
+        with pytest.raises(SettingsError, match=f"is more in sum than the {most} slots of the"):
+            guaranteed(most + 1)
+
+
 def test_a_file_has_the_rules_of_each_class(tmp_path: Path) -> None:
     file = tmp_path / "tenants.toml"
     file.write_text(

@@ -133,6 +133,24 @@ def test_error_names_an_unknown_gpu_and_the_known_ones(
         allowed(FOUND, *arguments)
 
 
+def test_a_class_that_no_gpu_is_left_for_is_refused() -> None:
+    """Its jobs would see all GPUs of the machine, those of exclusive jobs included."""
+    others = [
+        GpuClass("a", exclusive_slots=1, devices=(0, 2)),
+        GpuClass("b", exclusive_slots=1, devices=(1,)),
+    ]
+    with pytest.raises(SettingsError) as caught:
+        deal([*others, GpuClass("t4", shared_slots=8)], FOUND)
+    assert str(caught.value) == (
+        "class t4 has no GPU: classes a, b have all 3 of this machine; give it one in its"
+        " `devices`, or remove the class (t4 of the environment: T4_SHARED_SLOTS=0 and"
+        " T4_EXCLUSIVE_SLOTS=0)"
+    )
+    with pytest.raises(SettingsError, match=r"^class t4: devices=\[\] lists no GPU; list the ind"):
+        deal([GpuClass("t4", shared_slots=8, devices=())], FOUND)
+    assert deal([GpuClass("t4", shared_slots=8, devices=())], []) == {}, "without any GPU"
+
+
 def test_class_without_devices_gets_the_unassigned_gpus() -> None:
     dealt = deal(
         [GpuClass("a", shared_slots=1), GpuClass("b", exclusive_slots=1, devices=(1,))], FOUND

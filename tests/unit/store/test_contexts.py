@@ -53,6 +53,7 @@ ANSWERS: dict[str, Any] = {
     "tenants": [0, "60", 0, []],
     "set_tenants": [1, 1],
     "why": None,
+    "room": [1, 0, 0, 1],
     "note_capacity": 1,
     "domains": [0, ""],
     "used": ["0", [], [], [], [], "0"],
@@ -108,6 +109,7 @@ def every_call() -> RecordingRedis:
     line.take_in(T4, {"delivery": "j"}, "{}", "j~0+0")
     line.enqueue(T4, "j")
     line.admit(T4)
+    line.room(T4, {"isolation": "shared"})
     for attempt in (J, replace(J, token="token")):
         line.launched(attempt, "host:1", 60)
         line.relaunch(attempt, 30)

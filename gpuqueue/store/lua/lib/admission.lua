@@ -386,6 +386,8 @@ local function startable(ask, budget)
       isolation, v.passing = 'exclusive', nil
     else
       isolation, delivery = decide(v, spec)
+      local waits = v.opened and not v.aside and delivery ~= v.exclusive
+      if v.needs > 1 and waits then tenancy.keep_turn(v.exclusive) end
     end
     if not isolation then isolation = outlasting(v, ask) end
     if not isolation then return nil end

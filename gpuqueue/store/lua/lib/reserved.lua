@@ -93,9 +93,10 @@ function domain.soonest(spec, current, number)
   return best
 end
 
+-- How many of the jobs behind it one decision looks at.
+domain.BEHIND = 8
+
 do
-  -- How many of the jobs behind it one decision looks at.
-  local BEHIND = 8
   -- Delivery → how many slots a job needs; false: it is no job of the line.
   local needs = {}
 
@@ -110,8 +111,8 @@ do
 
   -- The exclusive jobs behind the first one, in order: each with delivery and rank.
   local function behind()
-    if tenancy.on() then return tenancy.behind('exclusive', BEHIND) end
-    local found = redis.call('ZRANGE', K.waiting_exclusive, 1, BEHIND, 'WITHSCORES')
+    if tenancy.on() then return tenancy.behind('exclusive', domain.BEHIND) end
+    local found = redis.call('ZRANGE', K.waiting_exclusive, 1, domain.BEHIND, 'WITHSCORES')
     local jobs = {}
     for i = 1, #found, 2 do
       jobs[#jobs + 1] = { delivery = found[i], rank = tonumber(found[i + 1]) }

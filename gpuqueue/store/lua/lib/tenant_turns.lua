@@ -98,6 +98,22 @@ do
     return shared.front < exclusive.front and 'shared' or 'exclusive'
   end
 
+  -- The first exclusive job, which needs several GPUs and must wait, has the turn.
+  function tenancy.keep_turn(delivery)
+    if class.order ~= 'tenants' then return end
+    -- An older version writes places without the turn.
+    local own = chosen.exclusive
+    local written = own and string.find(own.front, tenancy.TURN, 1, true)
+    if class.turn == delivery and written then return end
+    local before = class.turn
+    class.turn = delivery
+    redis.call('HSET', K.gate, 'turn', delivery)
+    for _, each in ipairs({ delivery, before }) do
+      local job = load(each)
+      if job and state_of(tenant_of(job)) then refresh(tenant_of(job)) end
+    end
+  end
+
   -- Whether jobs of an isolation wait, although none may be next: their tenants are at a limit.
   function tenancy.waits(isolation)
     return waits[isolation]
@@ -137,6 +153,10 @@ do
   -- A job has left the line, and waits for no time. `starts`: tenancy.started comes next.
   function tenancy.leave(job, starts)
     if not tenancy.on() then return end
+    if class.turn == job.delivery then
+      class.turn = nil
+      redis.call('HDEL', K.gate, 'turn')
+    end
     local name = tenant_of(job)
     local gone = redis.call('ZREM', K.tenant_jobs, member_of(job), 'd:' .. job.delivery)
     if gone > 0 and not starts then refresh(name) end

@@ -11,12 +11,18 @@
 -- All keys are made again from records if they are lost. A score of K.tenant_jobs or
 -- K.tenant_running is 4 * id of the tenant + 0 (shared), 1 (exclusive), 2 (delayed) or 3 (a further
 -- slot of a job of several GPUs). Limits count jobs; what tenants use counts slots.
+--
+-- Field `turn` of K.gate: the job of several GPUs that was first, and must wait. It stays before
+-- jobs of its priority until it leaves the line: while it was first, slots were kept free for it,
+-- and those of a tenant that uses less would take them, one by one, without an end.
 
 local ARRIVALS = 2 ^ 45 -- a rank is priority * ARRIVALS + arrival; both stay exact in a double
 -- What is known of tenants, and of their class (`class`). Their lines are made in tenant_lines, and
 -- what happens to jobs is in tenant_turns.
 -- MARK: a member of K.tenant_order and field of K.tenants that stays: without it, the key was lost.
+-- TURN: in the place of a tenant whose first job has the turn, for what it has used.
 local tenancy = { class = {}, KIND = { shared = 0, exclusive = 1 }, MARK = '.' }
+tenancy.TURN = string.format('%022.6f%016.0f%016.0f', 0, 0, 0)
 
 do
   -- Seconds of a half-life if none is set; how many of them a tenant without jobs is kept, and how
@@ -34,8 +40,9 @@ do
 
   local function read_order()
     if class.order then return class.order end
-    local text = redis.pcall('HGET', K.gate, 'order')
-    if type(text) ~= 'string' then text = '' end
+    local found = redis.pcall('HMGET', K.gate, 'order', 'turn')
+    local text = found[1] or ''
+    class.turn = found[2] or nil
     class.order = string.match(text, '^%a+') or ''
     if class.order == 'sorting' then
       class.phase, class.score, class.skip = string.match(text, '^%a+ (%d) (%S+) (%d+)$')
@@ -218,13 +225,15 @@ do
   end
 
   -- The place of a tenant in K.tenant_order, as text: first one below its guaranteed share, then by
-  -- the priority of its first job, then by what it has used, then the one served least recently,
-  -- then the one that came first.
+  -- the priority of its first job, then one whose job has the turn, then by what it has used, then
+  -- the one served least recently, then the one that came first.
   local function front_of(name, state, isolation, first, held)
     local rule = rule_of(name)
     local tier = held < (rule.guaranteed or 0) and 0 or 1
     local used = string.format('%022.6f%016.0f', cost(state, rule), state.served)
     used = used .. string.format('%016.0f', state.id)
+    local has_turn = isolation == 'exclusive' and class.turn == string.match(first, ':(.*)$')
+    if has_turn then used = tenancy.TURN end
     return LETTER[isolation] .. tier .. string.sub(first, 2, 3) .. used .. ':' .. name
   end
 
