@@ -113,10 +113,11 @@ end
 local function same_devices(before, spec)
   local places_of_it = {}
   for _, name in ipairs(before.places or {}) do places_of_it[name] = true end
-  for _, index in ipairs(slots.devices_of(before)) do
+  local devices = slots.devices_of(before)
+  for _, index in ipairs(devices) do
     if not places_of_it[device_place(spec, index)] then return false end
   end
-  return true
+  return #devices == #domain.gpus_of(before)
 end
 
 -- What would start if the attempt were released, and whether it fits. The slot is given back.

@@ -91,7 +91,7 @@ end
 local function look(spec, asked)
   local bypassed, row = DOMAIN .. 'bypassed', DOMAIN .. 'row'
   local fields = { bypassed, row, 'opened', 'opened_on', 'drained', 'until', DOMAIN .. 'until' }
-  local more = { 'domains', 'shares', 'several', 'reserved', 'reserved_for', 'strict' }
+  local more = { 'domains', 'shares', 'several', 'reserved', 'reserved_for', 'strict', 'gpus' }
   for _, name in ipairs(more) do fields[#fields + 1] = name end
   local gate = redis.call('HMGET', K.gate, unpack(fields))
   local v = {
@@ -102,6 +102,8 @@ local function look(spec, asked)
     exclusive_running = redis.call('ZCARD', K.holders_exclusive),
     bypassed = tonumber(gate[1] or 0),
     row = tonumber(gate[2] or 0),
+    domains = gate[8] or nil,
+    gpus = gate[14] or nil,
     several = gate[10],
     needs = 1,
   }
@@ -116,7 +118,7 @@ local function look(spec, asked)
   -- How many slots the first exclusive job needs.
   if v.exclusive and v.several then v.needs = slots.of_job(load(v.exclusive)) end
   if spec.domain then
-    v.drained, v.domains, v.shares = gate[5] or nil, gate[8] or nil, tonumber(gate[9] or 0)
+    v.drained, v.shares = gate[5] or nil, tonumber(gate[9] or 0)
     v.reserved, v.reserved_for = gate[11] or nil, gate[12] or nil
     v.strict = gate[13] or nil
     if v.shared or asked == 'shared' then
@@ -370,8 +372,8 @@ local function startable(ask, budget)
     local v = look(spec)
     local changed = v.unkept
     if v.unkept then slots.keep() end
-    if spec.domain and not budget.kept then
-      changed = domain.keep(spec, v.domains, v.holders) or changed
+    if not budget.kept then
+      changed = domain.keep(spec, v) or changed
       budget.kept = true
     end
     if tenancy.keep(spec, budget, v) or changed then v = look(spec) end
