@@ -5,6 +5,7 @@ A dispatcher lists the GPUs of its machine when it starts; attempts outlive it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,61 @@ def test_a_domain_that_drains_is_chosen_again_among_other_gpus(client: redis.Red
     machine.restart("bac")
     assert machine.send("s7") == []
     assert machine.drained() == "0", "it is still b"
+
+
+def test_the_end_of_a_drain_is_that_of_the_gpu_that_drains(client: redis.Redis) -> None:
+    machine = Machine(client, "abc")
+    for number in range(4):
+        machine.send(f"s{number}", time_limit=100.0 if number < 2 else 10.0)
+    assert machine.send("e1", "exclusive") == ["e1@c"]
+    machine.ends("s0"), machine.ends("s2")
+    machine.send("e2", "exclusive")
+    machine.send("s4", time_limit=5.0), machine.send("s5", time_limit=5.0)
+    machine.ends("s4"), machine.ends("s5")
+    assert machine.send("s6", time_limit=5.0) == ["s6@a"]
+    assert machine.send("s7", time_limit=50.0) == [], "b is idle in 10 s"
+    assert machine.drained() == "1"
+    machine.restart("ca")
+    assert machine.ends("s6") == ["s7@a"], "a is idle in 100 s"
+    assert machine.drained() == "1"
+
+
+def test_an_attempt_that_names_no_gpu_keeps_its_number(client: redis.Redis) -> None:
+    """Redis had lost it, and its process knows the number alone."""
+    machine = Machine(client, "abc", TOGETHER)
+    machine.send("e1", "exclusive"), machine.send("e2", "exclusive")
+    record = machine.record("e2")
+    del record["places"]
+    client.hset(class_key("t4", "jobs"), "e2", json.dumps(record))
+    machine.restart("bac", TOGETHER)
+    machine.send("e3", "exclusive")
+    assert machine.record("e2")["device"] == 1
+    assert machine.record("e1")["device"] == 1 and "domain" not in machine.record("e1")
+
+
+@pytest.mark.parametrize("lost", ["record", "attempt"])
+def test_a_holder_without_its_record_keeps_its_number(client: redis.Redis, lost: str) -> None:
+    machine = Machine(client, "abc")
+    machine.send("e1", "exclusive"), machine.send("e2", "exclusive")
+    jobs, record = class_key("t4", "jobs"), machine.record("e2")
+    if lost == "record":
+        client.hdel(jobs, "e2")
+    else:
+        client.hset(jobs, "e2", json.dumps(record | {"attempt": 2}))
+    machine.restart("bac")
+    machine.line.admit(machine.gpu_class)
+    assert client.hgetall(class_key("t4", "devices")) == {"e1#1": "1", "e2#1": "1"}
+    assert machine.record("e1")["device"] == 1
+
+
+def test_the_same_gpus_are_numbered_once(client: redis.Redis) -> None:
+    machine = Machine(client, "abc")
+    machine.send("e1", "exclusive")
+    record = machine.record("e1")
+    text = json.dumps(record | {"places": [*record["places"][:-1], "device:here/c"]})
+    client.hset(class_key("t4", "jobs"), "e1", text)
+    assert machine.send("e2", "exclusive") == ["e2@b"]
+    assert machine.record("e1")["device"] == 0
 
 
 def test_gpus_of_a_class_of_one_domain_keep_their_jobs(client: redis.Redis) -> None:

@@ -27,7 +27,7 @@ end
 -- The same of the further slots of one that got its GPUs while the class was one domain; nil: they
 -- are in that domain.
 function domain.others_of_record(spec, job)
-  if spec.domain ~= 'device' or not job.all_devices then return nil end
+  if spec.domain ~= 'device' then return nil end
   local others = {}
   for i, index in ipairs(slots.devices_of(job)) do others[i - 1] = tostring(index) end
   return others
@@ -147,7 +147,7 @@ function domain.renumber(spec, known)
     end
   end
   redis.call('HSET', K.gate, 'gpus', gpus)
-  redis.call('HDEL', K.gate, 'domains', 'drained', 'until', 'reserved', 'reserved_for', 'strict')
+  redis.call('HDEL', K.gate, 'drained', 'until')
   return true
 end
 
