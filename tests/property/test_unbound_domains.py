@@ -292,6 +292,30 @@ def test_a_job_that_no_node_came_for_tries_again_if_none_is_in_its_way(
     assert [each[:6] for each in queue.admit()] == ["e2@new"], "no shared job is in its way"
 
 
+def test_a_shared_job_that_no_node_came_for_tries_again_without_exclusive_ones(
+    queue: Scaled,
+) -> None:
+    queue.look("a")
+    starts(queue, "e1", "exclusive"), starts(queue, "s1")
+    assert queue.finds_no_node("s1") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert [each[:6] for each in queue.admit()] == ["s1@new"]
+
+
+def test_an_exclusive_job_that_no_node_came_for_stays_beside_shared_ones(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1"), starts(queue, "e1", "exclusive", priority=5)
+    assert queue.finds_no_node("e1") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert queue.admit() == [], "none waits, and one runs"
+    assert [each[:6] for each in queue.send("e2", "exclusive")] == ["e2@new"], "first"
+    queue.client.hdel(class_key("t4", "jobs"), "e1")
+    assert queue.finds_no_node("e2") == []
+    queue.now = queue.due_again("scheduling:t4")
+    queue.client.hdel(class_key("t4", "jobs"), "e2")
+    assert queue.admit() == [] and queue.send("s2") == ["s2@a"], "nothing is known of them"
+
+
 def test_a_node_with_room_is_no_second_choice_to_one_that_may_come_now(queue: Scaled) -> None:
     queue.look("a")
     starts(queue, "s1"), starts(queue, "s2")

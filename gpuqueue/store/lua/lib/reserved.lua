@@ -166,7 +166,7 @@ do
     if not v.exclusive_domain then
       v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
     end
-    if spec.domain == 'node' and standing(hold_of_class('scheduling')) then stay_in_line(v) end
+    if standing(hold_of_class('scheduling')) then stay_in_line(v) end
     if v.needs > 1 and not v.exclusive_domain then v.passing = passing(spec, v) end
   end
 
