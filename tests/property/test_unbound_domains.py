@@ -292,7 +292,7 @@ def test_a_job_that_no_node_came_for_tries_again_if_none_is_in_its_way(
     assert [each[:6] for each in queue.admit()] == ["e2@new"], "no shared job is in its way"
 
 
-def test_a_shared_job_that_no_node_came_for_tries_again_without_exclusive_ones(
+def test_a_shared_job_that_no_node_came_for_tries_again_if_none_is_ahead(
     queue: Scaled,
 ) -> None:
     queue.look("a")

@@ -5,7 +5,7 @@
 --
 -- Fields of K.gate, from the moment at which the job must wait until it leaves the line:
 --   reserved: that domain. Once shared jobs have used up the patience of the job, the same domain
---     drains (see admission);
+--     drains (see gate);
 --   reserved_for: the job.
 -- A job of better priority, or of a tenant that comes first, may start there, if no other domain
 -- takes it. Field `strict` names the last waiting job to which that has happened: no job behind it
