@@ -146,13 +146,14 @@ do
   -- No node has come of late. To try again takes as long as a pod waits, and meanwhile jobs of the
   -- other isolation would start in the domains that exist, uncounted, each time. So a first job for
   -- which none came stays in line beside them, until its patience, or its turn, gives it one that
-  -- exists. Others may try.
+  -- exists. Others may try, and so does a shared one without exclusive jobs in line: this is not
+  -- called then.
   local function stay_in_line(v)
     local shared_there = v.shared or v.shared_running > 0
     if domain.is_unbound(v.exclusive_domain) and shared_there and is_unmet(v.exclusive) then
       v.exclusive_domain, v.exclusive_why = nil, HOLD_WAITS.scheduling
     end
-    if domain.is_unbound(v.shared_domain) and v.exclusive and is_unmet(v.shared) then
+    if domain.is_unbound(v.shared_domain) and is_unmet(v.shared) then
       v.shared_domain, v.shared_why = nil, HOLD_WAITS.scheduling
     end
   end
