@@ -1,4 +1,4 @@
-"""The twin: which job starts next, as lua/lib/admission.lua decides it."""
+"""The twin: which job starts next, as lua/lib/gate.lua decides it."""
 
 from __future__ import annotations
 

@@ -213,6 +213,12 @@ def devices_of(record: Record) -> list[int]:
     return [int(index) for index in given.split(",") if index.isdecimal()]
 
 
+def gpus_of(record: Record) -> list[str]:
+    """Return the GPUs of an attempt on a machine, as its places name them."""
+    named = (place.partition("/") for place in record.get("places", ()))
+    return [gpu for where, _, gpu in named if where.startswith("device:")]
+
+
 def planned_limit(record: Record) -> float | None:
     """Return the limit by which the end of a job is planned, in seconds; None: none is known."""
     return record.get("planned_limit", record.get("time_limit")) or None

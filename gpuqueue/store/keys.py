@@ -37,9 +37,9 @@ NAMES: dict[str, str] = {
     "gate": (
         "hash: domain:bypassed, domain:row (bounded bypass), domain:until (backfill), the arrival"
         " counter seq, opened and opened_on; of a class of several domains also domains, drained,"
-        " until and shares; order and the counters of lua/lib/tenants.lua; several, sizes,"
-        " reserved, reserved_for and strict, for jobs of several GPUs; nodes_of, the cluster whose"
-        " nodes they are"
+        " until and shares; gpus, in the order of their indexes; order and the counters of"
+        " lua/lib/tenants.lua; several, sizes, reserved, reserved_for and strict, for jobs of"
+        " several GPUs; nodes_of, the cluster whose nodes they are"
     ),
     "expiring": "zset: delivery by its expires",
     "launching": "zset: holder by the time of its launch, until the launcher has confirmed it",

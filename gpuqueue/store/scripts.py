@@ -111,7 +111,8 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     """Yield the parts of a verb's text with their files: keys and context, its library parts, its
     own lines. The file of a generated part is empty.
 
-    What follows a ``--!`` line is a function within that of the line before. Lua allows 200 local
+    What follows a ``--!`` line is a function within that of the line before; the next line adds to
+    one that ends in a comma. Lua allows 200 local
     names in each, and 60 names of those around it. In one function, each function of a part would
     look for each name that it uses among all that the parts before it have.
     """
@@ -121,11 +122,12 @@ def sections(verb: str) -> Iterator[tuple[str, str]]:
     for line in own.splitlines():
         if not line.startswith("--!"):
             continue
-        for part in line.removeprefix("--!").split():
+        for part in line.removeprefix("--!").removesuffix(",").split():
             yield "", _tables(part)
             yield f"lib/{part}.lua", _library(part)
-        yield "", "return (function()\n"
-        depth += 1
+        if not line.endswith(","):
+            yield "", "return (function()\n"
+            depth += 1
     yield f"{verb}.lua", own
     yield "", "end)()\n" * depth
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.local_only("on Kubernetes the device plugin hands GPUs out"),
 ]
-FIRST, SECOND = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111"
+FIRST, SECOND, THIRD = "GPU-0000aaaa-0000", "GPU-1111bbbb-1111", "GPU-2222cccc-2222"
 
 
 @pytest.fixture
@@ -83,6 +83,30 @@ def test_an_exclusive_job_takes_one_gpu_while_shared_jobs_share_the_other(
     assert "NO_FREE_SLOT" in told(stack, "why", later.id)
     stack.go(key, 4)
     assert sorted(each.get(PATIENCE) for each in [*results, later])[-1] == SECOND
+
+
+def test_a_gpu_that_vanishes_leaves_exclusive_jobs_alone_on_theirs(
+    machine: Callable[..., Stack], key: str
+) -> None:
+    three = {"FAKE_GPUS": "3", "CUDA_VISIBLE_DEVICES": f"{FIRST},{SECOND},{THIRD}"}
+    stack = machine(T4_SHARED_SLOTS="2", T4_EXCLUSIVE_SLOTS="1", **three)
+    before = stack.dispatcher()
+    results = [stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.shared")]
+    assert stack.told(key) == FIRST
+    results.append(stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.exclusive"))
+    assert stack.told(key) == SECOND
+    before.stop()
+    stack.env["CUDA_VISIBLE_DEVICES"] = f"{SECOND},{THIRD}"
+    stack.dispatcher()
+    results += [stack.shop.hold_gpu.apply_async((key,), queue="gpu.t4.shared") for _ in range(3)]
+    assert [stack.told(key) for _ in range(2)] == [THIRD, THIRD]
+    stack.in_state(results[-1].id, "waiting")
+    assert "GPUs  0: exclusive 1/1 | 1: shared 2/2" in told(stack, "status")
+    assert "NO_FREE_SLOT" in told(stack, "why", results[-1].id)
+    stack.go(key, 5)
+    assert results[1].get(PATIENCE) == SECOND
+    assert sorted(each.get(PATIENCE) for each in results[:4]) == [FIRST, SECOND, THIRD, THIRD]
+    results[4].get(PATIENCE)
 
 
 def test_a_job_of_two_gpus_gets_both_and_frees_both(

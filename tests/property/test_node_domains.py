@@ -290,6 +290,13 @@ def test_a_class_that_has_no_nodes_any_more_is_one_domain(queue: Queue) -> None:
     assert queue.ends("e1") == ["s2@None"]
 
 
+def test_nodes_stay_though_a_dispatcher_with_other_settings_starts_jobs(queue: Queue) -> None:
+    """Its leader says which they are, also while its dispatchers are replaced."""
+    assert queue.send("e1", "exclusive") == ["e1@a"]
+    queue.line.admit(replace(T4, domain="class"))
+    assert queue.send("s1") == ["s1@b"]
+
+
 def test_the_gpus_of_a_machine_are_no_nodes(schedule_redis: redis.Redis) -> None:
     """A class of a machine has moved to a cluster."""
     queue = Queue(schedule_redis)

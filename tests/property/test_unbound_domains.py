@@ -265,13 +265,56 @@ def test_a_node_that_never_comes_holds_the_nodes_to_come_alone(queue: Scaled) ->
     assert starts(queue, "s2") == "a", "nodes that exist go on"
     assert queue.send("s3") + queue.send("s4") == []
     queue.now = queue.due_again("scheduling:t4")
-    probe, other = sorted(queue.ends("s2", End(EndReason.SUCCEEDED, "")))
+    other, probe = queue.ends("s2", End(EndReason.SUCCEEDED, ""))
     assert other == "s3@a"
     queue.lands("s3", "a")
-    assert probe.startswith("e1@new_"), "one job tries whether a node comes by now"
+    assert probe.startswith("s4@new_"), "one job tries whether a node comes by now"
     assert queue.admit() == []
-    queue.lands("e1", "b")
-    assert [each[:6] for each in queue.admit()] == ["s4@new"], "one came"
+    assert queue.why("e1") == "UNSCHEDULABLE", "it stays in line beside shared jobs"
+    queue.lands("s4", "b")
+    assert [each[:6] for each in queue.admit()] == ["e1@new"], "one came"
+
+
+def test_a_job_that_no_node_came_for_tries_again_if_none_is_in_its_way(
+    queue: Scaled,
+) -> None:
+    queue.look("a")
+    starts(queue, "e1", "exclusive"), starts(queue, "e2", "exclusive")
+    starts(queue, "e3", "exclusive")
+    assert queue.send("s1") == []
+    assert queue.finds_no_node("e2") == [] and queue.finds_no_node("e3") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert [each[:6] for each in queue.admit()] == ["s1@new"], "no node came for e2"
+    assert queue.finds_no_node("s1") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert queue.admit() == [], "both stay in line for the node that exists"
+    assert queue.why("s1") == queue.why("e2") == "UNSCHEDULABLE"
+    queue.line.cancel("t4", "s1", terminate=True)
+    assert [each[:6] for each in queue.admit()] == ["e2@new"], "no shared job is in its way"
+
+
+def test_a_shared_job_that_no_node_came_for_tries_again_if_none_is_ahead(
+    queue: Scaled,
+) -> None:
+    queue.look("a")
+    starts(queue, "e1", "exclusive"), starts(queue, "s1")
+    assert queue.finds_no_node("s1") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert [each[:6] for each in queue.admit()] == ["s1@new"]
+
+
+def test_an_exclusive_job_that_no_node_came_for_stays_beside_shared_ones(queue: Scaled) -> None:
+    queue.look("a")
+    starts(queue, "s1"), starts(queue, "e1", "exclusive", priority=5)
+    assert queue.finds_no_node("e1") == []
+    queue.now = queue.due_again("scheduling:t4")
+    assert queue.admit() == [], "none waits, and one runs"
+    assert [each[:6] for each in queue.send("e2", "exclusive")] == ["e2@new"], "first"
+    queue.client.hdel(class_key("t4", "jobs"), "e1")
+    assert queue.finds_no_node("e2") == []
+    queue.now = queue.due_again("scheduling:t4")
+    queue.client.hdel(class_key("t4", "jobs"), "e2")
+    assert queue.admit() == [] and queue.send("s2") == ["s2@a"], "nothing is known of them"
 
 
 def test_a_node_with_room_is_no_second_choice_to_one_that_may_come_now(queue: Scaled) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from gpuqueue.classes.gpu_class import NODE, GpuClass
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.namespaces import in_namespace
-from gpuqueue.cli.checks.nodes import slots
+from gpuqueue.cli.checks.nodes import overlaps, slots
 from gpuqueue.cli.checks.quotas import demands
 from gpuqueue.errors import GpuQueueError, SettingsError
 from gpuqueue.launchers.kubernetes.api.access import BY_NODE
@@ -144,5 +144,7 @@ def _nodes(
     except ApiError as exc:
         yield Check("nodes", Level.WARN, str(exc), "run the doctor again")
         return
+    pods = {name: job["spec"]["template"]["spec"] for name, job in jobs.items()}
     for name, gpu_class in classes.items():
-        yield slots(gpu_class, nodes, jobs[name]["spec"]["template"]["spec"])
+        yield slots(gpu_class, nodes, pods[name])
+    yield from overlaps(classes, nodes, pods)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from gpuqueue.classes.gpu_class import NODE, GpuClass
@@ -78,6 +79,46 @@ def slots(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) ->
             f"lower the class to {jobs} slots, or {more}; the rest waits as UNSCHEDULABLE",
         )
     return Check("nodes", Level.OK, saw)
+
+
+def overlaps(
+    classes: Mapping[str, GpuClass], nodes: Sequence[Node], pods: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Check]:
+    """Yield a warning for two classes whose jobs may meet on a GPU although those of one do not
+    share it: slots and anti-affinity are those of one class. ``pods``: class → the spec of a pod.
+    """
+    for one, other in combinations(classes.values(), 2):
+        may_meet = (one.shared_slots and other.exclusive_slots) or (
+            one.exclusive_slots and other.shared_slots
+        )
+        if not (may_meet and one.has_gpu and one.resource == other.resource):
+            continue
+        on = [set(_open_to(each, nodes, pods[each.name])) for each in (one, other)]
+        if both := sorted(set.intersection(*on)):
+            yield Check(
+                "nodes",
+                Level.WARN,
+                f"{one.name} and {other.name}: both run on {_some(both)} with {one.resource}; an"
+                " exclusive job of one may share its GPU with jobs of the other",
+                f"give {one.name} and {other.name} different nodes by `node_selector`, or make"
+                " them one class",
+            )
+
+
+def _open_to(gpu_class: GpuClass, nodes: Sequence[Node], pod: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the nodes that a pod of a class may run on, now or once they are ready; none if the
+    template of the pod has rules for nodes that are not known here.
+    """
+    if (pod.get("affinity") or {}).get("nodeAffinity"):
+        return
+    selector, tolerations = pod.get("nodeSelector") or {}, pod.get("tolerations") or []
+    for node in nodes:
+        name = node.metadata.name
+        listed = not gpu_class.nodes or name in gpu_class.nodes
+        kept_off = refusal(node, tolerations).startswith("taint ")
+        fits = is_selected(node, selector) and shares(node, gpu_class.resource)
+        if listed and fits and not kept_off:
+            yield name
 
 
 def _made_of(node: Node, resource: str) -> str:

@@ -45,7 +45,7 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.names import CHORDS
 from gpuqueue.model.place import Site
-from gpuqueue.model.record import Record, devices_of
+from gpuqueue.model.record import Record, devices_of, gpus_of
 from gpuqueue.steps import Steps
 
 logger = logging.getLogger(__name__)
@@ -305,12 +305,11 @@ class LocalLauncher:
     def _gpu(self, record: Record) -> dict[str, str]:
         if record["gpu_class"] == CHORDS:
             return NO_GPU
-        devices, given = self._devices.get(record["gpu_class"], ()), devices_of(record)
-        return (
-            {"CUDA_VISIBLE_DEVICES": ",".join(devices[index] for index in given)}
-            if given and max(given) < len(devices)
-            else {}
-        )
+        gpus, given = gpus_of(record), devices_of(record)
+        if not gpus and given:  # an older version notes no places
+            dealt = self._devices.get(record["gpu_class"], ())
+            gpus = [dealt[index] for index in given] if max(given) < len(dealt) else []
+        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
 
 
 def _end(code: int | None) -> End:

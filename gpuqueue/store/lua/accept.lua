@@ -15,7 +15,7 @@
 --         first time: the most used (bytes, as text) and by how many jobs}, or the error UNSTORABLE
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission sendings task_memory
+--! places held warm waiting_pods placement reserved gate admission sendings task_memory
 local job = context.record
 local known, hinders, follows = look_up(job, context.again)
 local delivery = job.delivery

@@ -7,5 +7,5 @@
 -- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission
+--! places held warm waiting_pods placement reserved gate admission
 return admit(context)

@@ -5,7 +5,7 @@
 -- Answer: as of admit
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission
+--! places held warm waiting_pods placement reserved gate admission
 local job = load_or_set_aside(context.delivery)
 if job and job.state == 'accepted' then
   enter_line(job)

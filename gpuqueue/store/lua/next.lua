@@ -20,7 +20,8 @@
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds places
---! held warm waiting_pods placement reserved admission accounting escalation task_memory release
+--! held warm waiting_pods placement reserved gate admission,
+--! accounting escalation task_memory release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.
 local UNSEEN = { reason = 'INFRA', error = '', avoid = '', blames = '', tried = 'never' }
@@ -113,10 +114,11 @@ end
 local function same_devices(before, spec)
   local places_of_it = {}
   for _, name in ipairs(before.places or {}) do places_of_it[name] = true end
-  for _, index in ipairs(slots.devices_of(before)) do
+  local devices = slots.devices_of(before)
+  for _, index in ipairs(devices) do
     if not places_of_it[device_place(spec, index)] then return false end
   end
-  return true
+  return #devices == #domain.gpus_of(before)
 end
 
 -- What would start if the attempt were released, and whether it fits. The slot is given back.

@@ -19,7 +19,8 @@
 --         answer of admit...}
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds places
---! held warm waiting_pods placement reserved admission accounting escalation task_memory release
+--! held warm waiting_pods placement reserved gate admission,
+--! accounting escalation task_memory release
 if context.instance and not context.spec.host then forget_waiting(context.instance) end
 local freed, job, holder, beside = release(context)
 local answer = beside and {} or admit(context)

@@ -10,7 +10,7 @@
 --         yet; {step, problem, ...} of the steps that failed}
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission upkeep
+--! places held warm waiting_pods placement reserved gate admission upkeep
 local problems = {}
 
 local function attempt(step, act, otherwise)

@@ -6,7 +6,7 @@
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission
+--! places held warm waiting_pods placement reserved gate admission
 local delivery = context.delivery
 local job = load(delivery)
 if not job then return nil end

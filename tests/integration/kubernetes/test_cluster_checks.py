@@ -14,7 +14,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.classes.toml_file import from_toml
 from gpuqueue.cli.checks.check import Check, Level
 from gpuqueue.cli.checks.cluster import cluster as look
-from gpuqueue.cli.checks.nodes import slots
+from gpuqueue.cli.checks.nodes import overlaps, slots
 from gpuqueue.launchers.kubernetes.api.access import DISPATCHER, WITH_LISTS_INSTEAD
 from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.settings.dispatcher import load
@@ -110,6 +110,47 @@ def test_a_job_of_several_gpus_needs_them_on_one_node(
     known = [node(f"n{number}", each) for number, each in enumerate(nodes)]
     found = slots(GpuClass("a100", exclusive_slots=4, gpus=gpus), known, {})
     assert (found.level, said in f"{found.saw}; {found.fix}") == (level, True)
+
+
+BIG = GpuClass("big", exclusive_slots=2)
+
+
+@pytest.mark.parametrize(
+    ("other", "pods", "nodes"),
+    [
+        (BIG, {}, "a, b"),
+        (replace(BIG, nodes=["b"]), {}, "b"),
+        (replace(BIG, shared_slots=2, exclusive_slots=0), {}, "a, b"),
+        (BIG, {"t4": {"nodeSelector": ZONE}}, "a"),
+        (BIG, {"t4": {"nodeSelector": ZONE}, "big": {"nodeSelector": {"zone": "y"}}}, ""),
+        (BIG, {"t4": {"affinity": {"nodeAffinity": {"of": "a template"}}}}, ""),
+        (replace(BIG, resource="nvidia.com/mig-1g.5gb"), {}, ""),
+    ],
+    ids=["all", "a list", "shared", "a label", "apart", "a template", "other GPUs"],
+)
+def test_two_classes_whose_jobs_may_meet_on_a_gpu_are_told(
+    other: GpuClass, pods: dict[str, Any], nodes: str
+) -> None:
+    known = [
+        node("a", "8", labels=ZONE),
+        node("b", "8", unschedulable=True),
+        node("c", "8", taints=[TAINT]),
+        node("cpu", "0"),
+    ]
+    of_both = {"t4": {}, "big": tolerating(key="pool", operator="Exists")} | pods
+    found = list(overlaps({"t4": T4, "big": other}, known, of_both))
+    assert [each.level for each in found] == [Level.WARN] * bool(nodes)
+    assert not nodes or f"t4 and big: both run on {nodes} with nvidia.com/gpu" in found[0].saw
+
+
+@pytest.mark.parametrize(
+    "one",
+    [GpuClass("t4", exclusive_slots=4), GpuClass("t4", shared_slots=8)],
+    ids=["whole GPUs", "shared alone"],
+)
+def test_classes_of_one_isolation_may_run_on_the_same_nodes(one: GpuClass) -> None:
+    classes = {"t4": one, "big": replace(one, name="big")}
+    assert not list(overlaps(classes, [node("a", "8")], {"t4": {}, "big": {}}))
 
 
 def test_nodes_that_may_come_are_no_fault() -> None:

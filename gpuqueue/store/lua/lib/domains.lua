@@ -251,14 +251,17 @@ function domain.planned_end(job, since)
   return limit and since + limit or domain.NO_END
 end
 
--- `number`: of its slots. Answer: the slots of the domain.
-function domain.enter(holder, name, isolation, ends, number)
+-- `number`: of its slots. `others`: the domains of its further slots, if the class was one domain
+-- when it started; nil: it is in one. Answer: the slots of the domain.
+function domain.enter(holder, name, isolation, ends, number, others)
   redis.call('HSET', domain.key('of'), holder, name)
   redis.call('ZADD', domain.key('held'), 0, holder)
   redis.call('ZADD', domain.key(isolation, name), ends, holder)
-  for _, further in ipairs(slots.further(holder, number)) do
-    redis.call('HSET', domain.key('of'), further, name)
-    redis.call('ZADD', domain.key(isolation, name), ends, further)
+  for i, further in ipairs(slots.further(holder, number)) do
+    local own = others and others[i] or name
+    redis.call('HSET', domain.key('of'), further, own)
+    redis.call('ZADD', domain.key(isolation, own), ends, further)
+    if own ~= name then domain.index(own) end
   end
   return domain.index(name)
 end
@@ -279,7 +282,9 @@ function domain.leave(holder, number)
   if not name then return nil end
   local at = 2
   while at <= (number or math.huge) do
-    if not domain.leave_further(string.format('%s/%d', holder, at)) then break end
+    local own = domain.leave_further(string.format('%s/%d', holder, at))
+    if not own then break end
+    if own ~= name then domain.index(own) end
     at = at + 1
   end
   redis.call('HDEL', domain.key('of'), holder)

@@ -4,12 +4,33 @@
 -- How many domains one decision looks at.
 domain.MOST = 64
 
+-- The GPUs on which an attempt runs, as its places name them: numbers follow from a list.
+function domain.gpus_of(job)
+  local found = {}
+  for _, place in ipairs(job.places or {}) do
+    found[#found + 1] = string.match(place, '^device:[^/]*/(.*)$')
+  end
+  return found
+end
+
 -- Where an attempt is that holds a slot, as far as its record says.
 function domain.of_record(spec, job)
   if job.domain then return job.domain end
   local name = job.node
-  if spec.domain == 'device' then name = job.device and tostring(job.device) end
+  if spec.domain == 'device' then
+    -- A GPU without a number is none of the class any more.
+    name = job.device and tostring(job.device) or domain.gpus_of(job)[1]
+  end
   return name or domain.NOWHERE_YET
+end
+
+-- The same of the further slots of one that got its GPUs while the class was one domain; nil: they
+-- are in that domain.
+function domain.others_of_record(spec, job)
+  if spec.domain ~= 'device' then return nil end
+  local others = {}
+  for i, index in ipairs(slots.devices_of(job)) do others[i - 1] = tostring(index) end
+  return others
 end
 
 -- Whether each holder of the class is in a domain, and no other. `running`: how many there are, if
@@ -29,12 +50,13 @@ function domain.place_holders(spec)
     for _, holder in ipairs(redis.call('ZRANGE', K['holders_' .. isolation], 0, -1)) do
       local job = load(delivery_of(holder) or '')
       local name, ends, number = domain.NOWHERE_YET, domain.NO_END, 1
-      local origin
+      local origin, others
       if job and holder_of(job) == holder then
         name, ends = domain.of_record(spec, job), domain.planned_end(job, job.started or now)
         number, origin = slots.of_job(job), job.origin
+        others = domain.others_of_record(spec, job)
       end
-      domain.enter(holder, name, isolation, ends, number)
+      domain.enter(holder, name, isolation, ends, number, others)
       domain.note_origin(name, origin)
     end
   end
@@ -96,6 +118,39 @@ function domain.is_elsewhere(spec)
   return other and (spec.domain == 'node' or domain.lives(other)) or false
 end
 
+-- GPUs have numbers, in the order of the spec. The numbers of an attempt become those that its own
+-- GPUs have now.
+local function renumber_one(holder, job, numbers)
+  local found = domain.gpus_of(job)
+  if #found == 0 then return end
+  local devices = {}
+  for _, gpu in ipairs(found) do devices[#devices + 1] = numbers[gpu] end
+  redis.call('HDEL', K.devices, holder, unpack(slots.further(holder, #found)))
+  slots.hold_devices(holder, devices)
+  job.device = devices[1]
+  job.all_devices = job.all_devices and #devices > 0 and table.concat(devices, ',') or nil
+  if job.domain then job.domain = devices[1] and tostring(devices[1]) or found[1] end
+  save(job)
+end
+
+-- If the class has other GPUs than it had, or in another order, each attempt keeps its own.
+-- `known`: which it had, as the gate has it. Answer: whether numbers may have changed.
+function domain.renumber(spec, known)
+  local gpus = spec.gpus and table.concat(spec.gpus, ' ')
+  if not gpus or gpus == known then return false end
+  local numbers = {}
+  for i, gpu in ipairs(spec.gpus) do numbers[gpu] = i - 1 end
+  for _, isolation in ipairs({ 'shared', 'exclusive' }) do
+    for _, holder in ipairs(redis.call('ZRANGE', K['holders_' .. isolation], 0, -1)) do
+      local job = load(delivery_of(holder) or '')
+      if job and holder_of(job) == holder then renumber_one(holder, job, numbers) end
+    end
+  end
+  redis.call('HSET', K.gate, 'gpus', gpus)
+  redis.call('HDEL', K.gate, 'drained', 'until')
+  return true
+end
+
 -- What the domains of a class with GPUs follow from, as text.
 function domain.signature(spec)
   return string.format('device:%d:%d:%d', spec.devices, spec.shared_slots, spec.exclusive_slots)
@@ -107,12 +162,18 @@ function domain.learn(spec)
   spec.domain = known and string.match(known, '^%a+') or spec.domain
 end
 
--- Make the domains of a class what its spec says, if they are not. `known`: as the gate has it.
--- `running`: how many holders the class has. The leader of a cluster says which nodes are those of
--- a class; until then it has none. Answer: whether they may have changed.
-function domain.keep(spec, known, running)
-  local others = spec.domain == 'node' and known ~= nil and known ~= 'node'
-  if others then domain.forget() end
+-- Make the domains of a class what its spec says, if they are not. `v`: what the decision depends
+-- on. The leader of a cluster says which nodes are those of a class, and when it has none any more;
+-- until then it has none. Answer: whether they may have changed.
+function domain.keep(spec, v)
+  local renumbered, known = domain.renumber(spec, v.gpus), v.domains
+  local others = known ~= nil and known ~= 'node' and spec.domain ~= 'device'
+  if others or known and spec.host and not spec.domain then
+    domain.forget()
+    others = true
+  end
+  if not spec.domain then return renumbered or others end
+  if renumbered then known = nil end
   if spec.domain == 'device' and known ~= domain.signature(spec) then
     local domains = {}
     for i = 0, spec.devices - 1 do
@@ -121,7 +182,7 @@ function domain.keep(spec, known, running)
     domain.set(spec, domains)
     redis.call('HSET', K.gate, 'domains', domain.signature(spec))
     redis.call('HDEL', K.gate, 'nodes_of')
-  elseif not domain.are_whole(running) then
+  elseif not domain.are_whole(v.holders) then
     domain.place_holders(spec)
   else
     return others

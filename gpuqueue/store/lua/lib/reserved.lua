@@ -5,7 +5,7 @@
 --
 -- Fields of K.gate, from the moment at which the job must wait until it leaves the line:
 --   reserved: that domain. Once shared jobs have used up the patience of the job, the same domain
---     drains (see admission);
+--     drains (see gate);
 --   reserved_for: the job.
 -- A job of better priority, or of a tenant that comes first, may start there, if no other domain
 -- takes it. Field `strict` names the last waiting job to which that has happened: no job behind it
@@ -138,6 +138,27 @@ do
     return nil
   end
 
+  -- Whether no node came in time for a job.
+  local function is_unmet(delivery)
+    local job = load(delivery or '')
+    return job ~= nil and job.refused == 'scheduling'
+  end
+
+  -- No node has come of late. To try again takes as long as a pod waits, and meanwhile jobs of the
+  -- other isolation would start in the domains that exist, uncounted, each time. So a first job for
+  -- which none came stays in line beside them, until its patience, or its turn, gives it one that
+  -- exists. Others may try, and so does a shared one without exclusive jobs in line: this is not
+  -- called then.
+  local function stay_in_line(v)
+    local shared_there = v.shared or v.shared_running > 0
+    if domain.is_unbound(v.exclusive_domain) and shared_there and is_unmet(v.exclusive) then
+      v.exclusive_domain, v.exclusive_why = nil, HOLD_WAITS.scheduling
+    end
+    if domain.is_unbound(v.shared_domain) and is_unmet(v.shared) then
+      v.shared_domain, v.shared_why = nil, HOLD_WAITS.scheduling
+    end
+  end
+
   -- Find the domain of the first exclusive job, rather another one than that which is reserved for
   -- a job behind it; without any, the job that starts before it.
   function domain.look_for_exclusive(v, spec)
@@ -147,6 +168,7 @@ do
     if not v.exclusive_domain then
       v.exclusive_domain, v.exclusive_why = domain.pick(spec, 'exclusive', nil, nil, v.needs)
     end
+    if standing(hold_of_class('scheduling')) then stay_in_line(v) end
     if v.needs > 1 and not v.exclusive_domain then v.passing = passing(spec, v) end
   end
 

@@ -295,6 +295,18 @@ def test_attempt_of_several_gpus_sees_all_of(
     assert (record["gpus"], record["all_devices"], record["device"]) == (2, given, 0)
 
 
+def test_attempt_sees_the_gpu_it_was_given_though_others_are_dealt_now(
+    launcher: Callable[..., Launcher], tmp_path: Path
+) -> None:
+    output = tmp_path / "environment.json"
+    program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
+    one = launcher(program, output, devices={"t4": ["GPU-b", "GPU-c"]})
+    places = ["host:here", "application:shop@here", "device:here/GPU-a"]
+    one.start(RECORD | {"device": 0, "places": places})
+    assert one.code() == 0
+    assert json.loads(output.read_text())["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+
+
 def test_attempt_gets_its_gpu_and_no_variable_of_the_dispatcher(
     launcher: Callable[..., Launcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
