@@ -169,9 +169,8 @@ class ByTenants:
         self._refresh(job.tenant)
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take one out that was read."""
-        self._totals[job.isolation] -= 1
-        self._state(job.tenant).jobs[job.isolation].leave(job)
+        """Take one out."""
+        self._totals[job.isolation] -= self._state(job.tenant).jobs[job.isolation].leave(job)
         self._refresh(job.tenant)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:
