@@ -15,6 +15,8 @@ from gpuqueue.model.names import EXCLUSIVE
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.store.readable import readable
 
+#: Seconds of a half-life if none is set; see lua/lib/tenants.lua.
+HALF_LIFE = 86_400.0
 #: Bytes of a task that accounts keep.
 LONGEST_NAME = 200
 

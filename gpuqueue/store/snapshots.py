@@ -30,6 +30,7 @@ from gpuqueue.store import places
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.readable import readable, readable_record, whole
 from gpuqueue.store.snapshot_texts import (
+    HALF_LIFE,
     delivery_of,
     device_names,
     domain_of,
@@ -45,8 +46,6 @@ from gpuqueue.store.snapshot_texts import (
 #: The most jobs in line that are read of each isolation, and tenants, delayed jobs and ended
 #: attempts.
 JOBS, TENANTS, DELAYED, ENDED = 1000, 500, 200, 512
-#: Seconds of a half-life if none is set; see lua/lib/tenants.lua.
-HALF_LIFE = 86_400.0
 _KIND = {SHARED: 0, EXCLUSIVE: 1}
 
 
