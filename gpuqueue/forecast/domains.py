@@ -123,7 +123,8 @@ class Placement:
 
     def takes(self, name: str, isolation: str) -> bool:
         """Whether a job of an isolation may start in a domain."""
-        return not self._nowhere_yet(isolation) and self._free(name)[isolation] > 0
+        free = self._free(name)[ISOLATIONS.index(isolation)]
+        return free > 0 and not self._nowhere_yet(isolation)
 
     def lets_in(self, job: Waiting, now: float) -> bool:
         """Whether a shared job may start in the domain that drains: it ends in time."""
@@ -228,28 +229,35 @@ class Placement:
             held = self._held[name] = {each: {} for each in ISOLATIONS}
         return held
 
-    def _free(self, name: str) -> dict[str, int]:
-        slots, held = self.slots.get(name, (0, 0)), self._of(name)
+    def _free(self, name: str) -> tuple[int, int]:
+        """How many slots a shared and an exclusive job would find free."""
         if name in self._kept:
-            return dict.fromkeys(ISOLATIONS, 0)
+            return 0, 0
+        held = self._of(name)
         shared, exclusive = len(held[SHARED]), len(held[EXCLUSIVE])
-        return {
-            SHARED: 0 if exclusive else slots[0] - shared,
-            EXCLUSIVE: 0 if shared else slots[1] - exclusive,
-        }
+        own = self.slots.get(name, (0, 0))
+        return (0 if exclusive else own[0] - shared), (0 if shared else own[1] - exclusive)
 
     def _index(self, name: str) -> None:
         """Keep a domain in its places, after any change of what it holds."""
-        if name not in self.slots:
+        own = self.slots.get(name)
+        if own is None:
             return
-        held, free = self._of(name), self._free(name)
-        ends = max((max(kind.values()) for kind in held.values() if kind), default=0.0)
+        held = self._of(name)
+        shared, exclusive = held[SHARED], held[EXCLUSIVE]
+        ends = max(shared.values(), default=0.0)
+        if exclusive:
+            ends = max(ends, *exclusive.values())
         if ends >= NO_END:
-            ends = NO_END + len(held[SHARED]) + len(held[EXCLUSIVE]) * ALONE
+            ends = NO_END + len(shared) + len(exclusive) * ALONE
         later = LATER if is_unbound(name) else 0
-        rooms = [free[each] + later if free[each] > 0 else 0 for each in ISOLATIONS]
-        usable = self.slots[name][1] > 0 and name not in self._kept
-        entry = (rooms[0], rooms[1], ends if usable else None)
+        room, alone = self._free(name)
+        usable = own[1] > 0 and name not in self._kept
+        entry = (
+            room + later if room > 0 else 0,
+            alone + later if alone > 0 else 0,
+            ends if usable else None,
+        )
         self._put_entry(name, entry)
 
     def _unindex(self, name: str) -> None:
@@ -259,6 +267,8 @@ class Placement:
 
     def _put_entry(self, name: str, entry: tuple[int, int, float | None]) -> None:
         before = self._entries.get(name, (0, 0, None))
+        if entry == before:
+            return
         self._entries[name] = entry
         for isolation, old, new in zip(ISOLATIONS, before[:2], entry[:2], strict=True):
             _move(self._room[isolation], name, old if old > 0 else None, new if new > 0 else None)
