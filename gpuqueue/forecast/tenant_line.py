@@ -115,7 +115,7 @@ class ByTenants:
         number = bisect_left(self._charged, (now - grain, chr(0x10FFFF)), 0, most)
         due = self._charged[:number]
         del self._charged[:number]
-        touched = {}
+        touched: dict[str, _State] = {}
         for charged, holder in due:
             name, isolation = self._holders[holder]
             state = touched.get(name)

@@ -229,7 +229,7 @@ def test_each_start_between_events_is_predicted(
 
 @pytest.mark.slow
 @ANY_CLASS
-@schedules(150)
+@schedules(40)
 def test_many_more_starts_between_events_are_predicted(
     schedule_redis: redis.Redis, gpu_class: GpuClass, schedule: list[Step | Event]
 ) -> None:
