@@ -21,10 +21,11 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import REFUSED
 from gpuqueue.model.reasons import WaitReason
 from gpuqueue.model.record import Record
-from gpuqueue.model.states import JobState
+from gpuqueue.model.states import BEFORE_SLOT, JobState
 from gpuqueue.store.clock import redis_time
 from gpuqueue.store.readable import gpu_class
-from gpuqueue.store.reader import Reader
+from gpuqueue.store.reader import Reader, Why
+from gpuqueue.store.serving import ALIVE, unserved
 from gpuqueue.store.snapshots import Snapshots
 
 #: Seconds that :func:`why` waits for Redis.
@@ -125,8 +126,8 @@ def explain(client: redis.Redis, job_id: str) -> Explanation:
     record = reader.find(job_id, [*classes, REFUSED])
     if record is None:
         raise UnknownJob(
-            f"id={job_id!r} is not known; send it to a GPU queue first, or wait until a dispatcher"
-            " has taken it"
+            f"id={job_id!r} is not known; send it to the queue of a GPU class that a dispatcher"
+            " serves, and wait until it is taken"
         )
     spec = classes.get(record["gpu_class"])
     known = gpu_class(spec) if spec else None
@@ -134,7 +135,7 @@ def explain(client: redis.Redis, job_id: str) -> Explanation:
     if known and record["state"] != JobState.ENDED:
         told = reader.why(known, record["delivery"], 0)
     record = told.record if told else record
-    reason = told.reason if told else record.get("reason")
+    reason = reason_of(client, record, told)
     snapshot, start = None, None
     if known and record["state"] in (JobState.WAITING, JobState.DELAYED):
         snapshots = Snapshots(client, known)
@@ -145,11 +146,20 @@ def explain(client: redis.Redis, job_id: str) -> Explanation:
         record["gpu_class"],
         record["isolation"],
         record["state"],
-        reason or None,
+        reason,
         (told.place or None) if told else None,
         _holders(record["gpu_class"], snapshot),
         start,
     )
+
+
+def reason_of(client: redis.Redis, record: Record, told: Why | None) -> str | None:
+    """Return why a job waits, or has ended; None: it runs. ``told``: by the scripts."""
+    if record["state"] in BEFORE_SLOT and record["gpu_class"] in unserved(client, ALIVE):
+        return WaitReason.NO_DISPATCHER
+    if record["state"] in (JobState.FINISHING, JobState.ENDED):
+        return record.get("reason")
+    return told.reason or None if told else None
 
 
 def forecast(
@@ -181,7 +191,10 @@ def start_of(snapshots: Snapshots, snapshot: Snapshot, reason: str | None) -> St
     if found.unknown is not None:
         words = f"no run times of {found.unknown or 'a task'}, and no time limit, are known"
         return StartRange(None, None, unknown=words)
-    return StartRange(found.earliest(), found.latest())
+    earliest = found.earliest()
+    if job.expires is not None and (earliest or 0.0) > job.expires - snapshot.now:
+        return StartRange(None, None, unknown="it will most likely expire before that")
+    return StartRange(earliest, found.latest())
 
 
 def _holders(name: str, snapshot: Snapshot | None) -> tuple[Holder, ...]:

@@ -20,19 +20,21 @@ MOST = 64
 NO_END, ALONE = 10.0**12, 10.0**5
 #: Seconds after which a time that is over counts as that of jobs without a limit.
 OVERDUE = 300.0
+#: Seconds after which a running probe is a success; see lua/lib/places.lua.
+PROVEN = 60.0
 
 
 class Placement:
     """Which domains have room, and when each is idle."""
 
     def __init__(self, domains: Domains, held: Iterable[Held]) -> None:
-        self.slots = domains.slots
+        self.slots, self._scale = domains.slots, domains.scale
         self.drained, self.until = domains.drained, domains.until
         self.reserved, self.reserved_for = domains.reserved, domains.reserved_for
         self.strict = domains.strict
         self._aside, self._kept = dict(domains.aside), domains.kept
         #: The most exclusive slots of a domain.
-        self.largest = max((own[1] for own in self.slots.values()), default=0)
+        self.largest = domains.largest or max((own[1] for own in self.slots.values()), default=0)
         self._held: dict[str, dict[str, dict[str, float]]] = {}
         self._room: dict[str, list[tuple[int, str]]] = {each: [] for each in ISOLATIONS}
         self._ends: list[tuple[float, str]] = []
@@ -46,7 +48,8 @@ class Placement:
     def copy(self) -> Placement:
         """Return one that changes by itself."""
         new = object.__new__(Placement)
-        new.slots, new.drained, new.until = self.slots, self.drained, self.until
+        new.slots, new._scale = self.slots, self._scale
+        new.drained, new.until = self.drained, self.until
         new.reserved, new.reserved_for = self.reserved, self.reserved_for
         new.strict = self.strict
         new._aside, new._kept, new.largest = self._aside.copy(), self._kept, self.largest
@@ -62,23 +65,28 @@ class Placement:
         """A holder is in its domain from now on. It tries one that is due for that."""
         name = held.domain or NOWHERE_YET
         if self.standing(name, now) == "due":
-            self._aside[name] = Aside(self._aside[name].until, held.holder)
+            self._aside[name] = Aside(self._aside[name].until, held.holder, now + PROVEN)
         self._put(name, held)
         self._index(name)
 
     def leave(self, held: Held) -> None:
-        """A holder has gone. The domain that it has tried works."""
+        """A holder has gone. The domain that it has tried works. One without a node goes if a node
+        came that it did not get.
+        """
         name = NOWHERE_YET if held.domain is None else held.domain
         if name in self._aside and self._aside[name].probe == held.holder:
             del self._aside[name]
         for each in held.names:
             self._of(name)[held.isolation].pop(each, None)
         self._index(name)
+        idle = is_unbound(name) and not any(self._of(name).values())
+        if idle and len(self.slots) > self._scale and name in self.slots:
+            self._unindex(name)
 
     def standing(self, name: str, now: float) -> str:
         """Return "held" (nothing starts there), "due" (one job may try it), or "" (in use)."""
         aside = self._aside.get(name)
-        if aside is None:
+        if aside is None or (aside.probe and aside.proven <= now):
             return ""
         return "held" if aside.probe or aside.until > now else "due"
 
@@ -115,7 +123,8 @@ class Placement:
 
     def takes(self, name: str, isolation: str) -> bool:
         """Whether a job of an isolation may start in a domain."""
-        return not self._nowhere_yet(isolation) and self._free(name)[isolation] > 0
+        free = self._free(name)[ISOLATIONS.index(isolation)]
+        return free > 0 and not self._nowhere_yet(isolation)
 
     def lets_in(self, job: Waiting, now: float) -> bool:
         """Whether a shared job may start in the domain that drains: it ends in time."""
@@ -220,29 +229,46 @@ class Placement:
             held = self._held[name] = {each: {} for each in ISOLATIONS}
         return held
 
-    def _free(self, name: str) -> dict[str, int]:
-        slots, held = self.slots.get(name, (0, 0)), self._of(name)
+    def _free(self, name: str) -> tuple[int, int]:
+        """How many slots a shared and an exclusive job would find free."""
         if name in self._kept:
-            return dict.fromkeys(ISOLATIONS, 0)
+            return 0, 0
+        held = self._of(name)
         shared, exclusive = len(held[SHARED]), len(held[EXCLUSIVE])
-        return {
-            SHARED: 0 if exclusive else slots[0] - shared,
-            EXCLUSIVE: 0 if shared else slots[1] - exclusive,
-        }
+        own = self.slots.get(name, (0, 0))
+        return (0 if exclusive else own[0] - shared), (0 if shared else own[1] - exclusive)
 
     def _index(self, name: str) -> None:
         """Keep a domain in its places, after any change of what it holds."""
-        if name not in self.slots:
+        own = self.slots.get(name)
+        if own is None:
             return
-        held, free = self._of(name), self._free(name)
-        ends = max((max(kind.values()) for kind in held.values() if kind), default=0.0)
+        held = self._of(name)
+        shared, exclusive = held[SHARED], held[EXCLUSIVE]
+        ends = max(shared.values(), default=0.0)
+        if exclusive:
+            ends = max(ends, *exclusive.values())
         if ends >= NO_END:
-            ends = NO_END + len(held[SHARED]) + len(held[EXCLUSIVE]) * ALONE
+            ends = NO_END + len(shared) + len(exclusive) * ALONE
         later = LATER if is_unbound(name) else 0
-        rooms = [free[each] + later if free[each] > 0 else 0 for each in ISOLATIONS]
-        usable = self.slots[name][1] > 0 and name not in self._kept
-        entry = (rooms[0], rooms[1], ends if usable else None)
+        room, alone = self._free(name)
+        usable = own[1] > 0 and name not in self._kept
+        entry = (
+            room + later if room > 0 else 0,
+            alone + later if alone > 0 else 0,
+            ends if usable else None,
+        )
+        self._put_entry(name, entry)
+
+    def _unindex(self, name: str) -> None:
+        """It is no domain any more."""
+        self._put_entry(name, (0, 0, None))
+        self.slots = {each: own for each, own in self.slots.items() if each != name}
+
+    def _put_entry(self, name: str, entry: tuple[int, int, float | None]) -> None:
         before = self._entries.get(name, (0, 0, None))
+        if entry == before:
+            return
         self._entries[name] = entry
         for isolation, old, new in zip(ISOLATIONS, before[:2], entry[:2], strict=True):
             _move(self._room[isolation], name, old if old > 0 else None, new if new > 0 else None)

@@ -50,13 +50,20 @@ class Jobs:
         else:
             insort(self._jobs, (job.place, job))
 
-    def leave(self, job: Waiting) -> None:
-        """Take one out. The first one that was not read is taken to be like the last."""
-        del self._jobs[bisect_left(self._jobs, (job.place,))]
+    def leave(self, job: Waiting) -> bool:
+        """Take one out. The first one that was not read is taken to be like the last. Returns
+        whether it was there: one that counts as one of the others may have been taken for one.
+        """
+        at = bisect_left(self._jobs, (job.place,))
+        if at == len(self._jobs) or self._jobs[at][0] != job.place:
+            self.more, before = max(0, self.more - 1), self.more
+            return before > 0
+        del self._jobs[at]
         if self.more and not self._jobs:
             self.more -= 1
             name = f"{job.delivery.partition(UNREAD)[0]}{UNREAD}{self.more}"
             self.read(replace(job, delivery=name, arrival=job.arrival + 1))
+        return True
 
 
 class Line(Protocol):
@@ -94,7 +101,7 @@ class Line(Protocol):
     def enter(self, job: Waiting, now: float) -> None: ...
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take one out that was read."""
+        """Take one out."""
 
     def started(self, job: Waiting, held: Held, now: float) -> None: ...
 
@@ -150,7 +157,7 @@ class ByArrival:
         self._jobs[job.isolation].enter(job)
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take one out that was read."""
+        """Take one out."""
         self._jobs[job.isolation].leave(job)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -127,10 +128,13 @@ class Tenants:
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A domain whose GPU or node is set aside: until when, and the holder that tries it."""
+    """A domain whose GPU or node is set aside."""
 
     until: float
     probe: str = ""
+    """The holder that tries it."""
+    proven: float = math.inf
+    """When that has run for so long that the domain works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,10 @@ class Domains:
     """The job of several GPUs before which no other exclusive job behind it starts."""
     kept: frozenset[str] = frozenset()
     """Nodes that are kept for pods that may have made them come; see lua/lib/unbound.lua."""
+    scale: int = 0
+    """How many domains the class may have with those that are unbound."""
+    largest: int = 0
+    """The most exclusive slots of a domain, as it was written; 0: of those that there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,11 +119,16 @@ class ByTenants:
         number = bisect_left(self._charged, (now - grain, chr(0x10FFFF)), 0, most)
         due = self._charged[:number]
         del self._charged[:number]
+        touched: dict[str, _State] = {}
         for charged, holder in due:
-            self._charge(*self._holders[holder], now - charged, now)
+            name, isolation = self._holders[holder]
+            state = touched.get(name)
+            if state is None:
+                state = touched[name] = self._state(name)
+            self._charge(state, isolation, now - charged, now)
             insort(self._charged, (now, holder))
-        for name in {self._holders[holder][0]: True for _, holder in due}:
-            self._refresh(name)
+        for name, state in touched.items():
+            self._reprice(name, state)
 
     def first(self, isolation: str) -> Waiting | None:
         """Return the first job of the tenant whose turn it is."""
@@ -182,11 +187,10 @@ class ByTenants:
         self._refresh(job.tenant)
 
     def leave(self, job: Waiting, now: float) -> None:
-        """Take one out that was read."""
+        """Take one out."""
         if self._turn == job.delivery:
             self._turn = None
-        self._totals[job.isolation] -= 1
-        self._state(job.tenant).jobs[job.isolation].leave(job)
+        self._totals[job.isolation] -= self._state(job.tenant).jobs[job.isolation].leave(job)
         self._refresh(job.tenant)
 
     def started(self, job: Waiting, held: Held, now: float) -> None:
@@ -202,7 +206,7 @@ class ByTenants:
             name, isolation = self._holders.pop(each)
             place = next(at for at, (_, other) in enumerate(self._charged) if other == each)
             charged, _ = self._charged.pop(place)
-            self._charge(name, isolation, now - charged, now)
+            self._charge(self._state(name), isolation, now - charged, now)
         state = self._state(held.tenant)
         state.running, state.slots = state.running - 1, state.slots - held.gpus
         self._refresh(held.tenant)
@@ -229,16 +233,16 @@ class ByTenants:
             self._holders[each] = (held.tenant, held.isolation)
             insort(self._charged, (charged, each))
 
-    def _charge(self, name: str, isolation: str, seconds: float, now: float) -> None:
+    def _charge(self, state: _State, isolation: str, seconds: float, now: float) -> None:
         half_life = self._rules.half_life
         if half_life == 0:
             return
-        state = self._state(name)
-        used = max(0.0, seconds) * (self._share if isolation == SHARED else 1)
+        used = seconds * self._share if isolation == SHARED else seconds
         if state.at < now:
             state.usage *= 2 ** ((state.at - now) / half_life)
             state.at = now
-        state.usage += used
+        if used > 0:
+            state.usage += used
 
     def _cost(self, state: _State) -> float:
         if self._rules.half_life == 0:
@@ -249,27 +253,48 @@ class ByTenants:
         return 2000 + used + state.at / self._rules.half_life
 
     def _front(self, name: str, state: _State, first: Waiting) -> Front:
-        rule = state.rule
-        tier = 0 if state.slots < rule.guaranteed else 1
-        priority = max(0, min(99, first.priority))
-        if first.isolation == EXCLUSIVE and first.delivery == self._turn:
-            return (tier, priority, _TURN, 0, 0, name)
-        return (tier, priority, round(self._cost(state), 6), state.served, rule.id, name)
+        return self._front_at(first, *self._standing(name, state))
+
+    def _standing(self, name: str, state: _State) -> tuple[int, tuple[float, int, int, str]]:
+        """What the fronts of a tenant have before the priority of a job, and after it."""
+        tier = 0 if state.slots < state.rule.guaranteed else 1
+        return tier, (round(self._cost(state), 6), state.served, state.rule.id, name)
+
+    def _front_at(self, first: Waiting, tier: int, rest: tuple[float, int, int, str]) -> Front:
+        priority = first.priority
+        priority = 0 if priority < 0 else 99 if priority > 99 else priority
+        if first.delivery == self._turn and first.isolation == EXCLUSIVE:
+            return (tier, priority, _TURN, 0, 0, rest[-1])
+        return (tier, priority, *rest)
+
+    def _reprice(self, name: str, state: _State) -> None:
+        """Put a tenant in its places whose use alone has changed."""
+        if not any(state.fronts.values()):
+            return
+        cost = round(self._cost(state), 6)
+        for isolation, before in state.fronts.items():
+            if before is not None and before[2] not in (cost, _TURN):
+                self._move(state, isolation, (*before[:2], cost, *before[3:]))
+
+    def _move(self, state: _State, isolation: str, front: Front | None) -> None:
+        order, before = self._order[isolation], state.fronts[isolation]
+        if before is not None:
+            del order[bisect_left(order, before)]
+        if front is not None:
+            insort(order, front)
+        state.fronts[isolation] = front
 
     def _refresh(self, name: str) -> None:
         state = self._state(name)
         most = state.rule.max_running
         limited = most is not None and state.running >= most
+        standing = None
         for isolation, jobs in state.jobs.items():
             first = None if limited else jobs.first()
             front: Front | None = None
-            if first:
-                front = self._front(name, state, first)
-            before = state.fronts[isolation]
-            if front != before:
-                order = self._order[isolation]
-                if before is not None:
-                    del order[bisect_left(order, before)]
-                if front is not None:
-                    insort(order, front)
-                state.fronts[isolation] = front
+            if first is not None:
+                if standing is None:
+                    standing = self._standing(name, state)
+                front = self._front_at(first, *standing)
+            if front != state.fronts[isolation]:
+                self._move(state, isolation, front)

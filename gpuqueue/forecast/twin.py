@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from gpuqueue.forecast.domains import MOST, Placement
@@ -52,6 +53,10 @@ class Twin:
         self._until = snapshot.until
         self._arrivals, self._opened = snapshot.arrivals, snapshot.opened
         self._number = 0
+        #: The jobs in line that expire, and when each does.
+        self._expiring = {each.delivery: each for each in snapshot.waiting if each.expires}
+        self._expires = [(each.expires or 0.0, name) for name, each in self._expiring.items()]
+        heapify(self._expires)
 
     def copy(self) -> Twin:
         """Return one that changes by itself."""
@@ -61,6 +66,7 @@ class Twin:
         new._running, new._number = self._running.copy(), self._number
         new._bypassed, new._row, new._until = self._bypassed, self._row, self._until
         new._arrivals, new._opened = self._arrivals, self._opened
+        new._expiring, new._expires = self._expiring.copy(), self._expires.copy()
         return new
 
     def arrive(self, job: Waiting, now: float) -> None:
@@ -71,6 +77,9 @@ class Twin:
         if job.isolation == EXCLUSIVE and self.line.total(EXCLUSIVE) == 0:
             self._bypassed = 0
         self.line.enter(job, now)
+        if job.expires:
+            self._expiring[job.delivery] = job
+            heappush(self._expires, (job.expires, job.delivery))
 
     def has_room(self, isolation: str) -> bool:
         """Whether a slot is free. Without one, a shared job that comes changes no decision; an
@@ -90,10 +99,16 @@ class Twin:
         return held
 
     def admit(self, now: float) -> list[tuple[Waiting, Held]]:
-        """Start every job that can start; return each with its slot, in order."""
+        """Take out what has expired, and start every job that can start; return each with its
+        slot, in order.
+        """
         started: list[tuple[Waiting, Held]] = []
         if not self._opened:
             return started
+        while self._expires and self._expires[0][0] <= now:
+            _, name = heappop(self._expires)
+            if name in self._expiring:
+                self._leave(self._expiring[name], now)
         self.line.keep(now)
         while True:
             look = self._drain(self._look(now), now)
@@ -109,11 +124,16 @@ class Twin:
                 return started
             over = job.expires is not None and job.expires <= now
             if over or self._is_too_small(look):
-                self.line.leave(job, now)
-                if self._placement:
-                    self._placement.forget(job.delivery)
+                self._leave(job, now)
             else:
                 started.append((job, self._start(job, look, now)))
+
+    def _leave(self, job: Waiting, now: float) -> None:
+        """Take a job out of line that does not start."""
+        self._expiring.pop(job.delivery, None)
+        self.line.leave(job, now)
+        if self._placement:
+            self._placement.forget(job.delivery)
 
     def _look(self, now: float) -> _Look:
         placement, rules = self._placement, self.rules
@@ -240,6 +260,7 @@ class Twin:
 
     def _start(self, job: Waiting, look: _Look, now: float) -> Held:
         self._count_start(look, job.isolation)
+        self._expiring.pop(job.delivery, None)
         self.line.leave(job, now)
         self._number += 1
         ends = now + job.planned_limit if job.planned_limit else None

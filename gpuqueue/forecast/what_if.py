@@ -33,7 +33,7 @@ def parse(texts: Sequence[str]) -> dict[str, int]:
         most = FIELDS[field][0]
         if not value.isascii() or not value.isdecimal() or len(value) > 9 or int(value) > most:
             raise WrongChange(
-                f"--if {field}={shown(value, 80)} is not a number; use 0 to {most}:"
+                f"--if {field}={shown(value, 80)} is not a whole number from 0 to {most}; use one:"
                 f" {FIELDS[field][1]}"
             )
         if field in found:
@@ -65,7 +65,7 @@ def changed(snapshot: Snapshot, changes: Mapping[str, int]) -> Snapshot:
     snapshot = replace(snapshot, rules=new)
     if snapshot.domains:
         made = {name: slots(*own) for name, own in snapshot.domains.slots.items()}
-        snapshot = replace(snapshot, domains=replace(snapshot.domains, slots=made))
+        snapshot = replace(snapshot, domains=replace(snapshot.domains, slots=made, largest=0))
     if job and "priority" in changes:
         snapshot = _moved(snapshot, changes["priority"])
     return snapshot

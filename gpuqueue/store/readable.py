@@ -34,6 +34,15 @@ def readable(text: Any) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def readable_list(text: Any, size: int) -> list[Any] | None:
+    """Return a JSON list of at least so many elements."""
+    try:
+        found = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) and len(found) >= size else None
+
+
 def readable_class(name: str, text: Any) -> dict[str, Any]:
     """Return the settings of a class. In place of one that cannot be read comes its default."""
     found = GpuClass(name).public()

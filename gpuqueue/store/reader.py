@@ -85,6 +85,14 @@ class Reader:
         raw: list[str | None] = self._client.hmget(class_key(gpu_class, "jobs"), names)  # type: ignore[assignment]
         return [record for each in raw if (record := readable_record(each, gpu_class))]
 
+    def places(self, gpu_class: str, isolation: str, deliveries: Sequence[str]) -> dict[str, int]:
+        """Return the places in line of several deliveries, without those that are in none."""
+        pipe = self._client.pipeline(transaction=False)
+        for each in deliveries:
+            pipe.zrank(class_key(gpu_class, f"waiting_{isolation}"), each)
+        ranks = zip(deliveries, pipe.execute(), strict=True)
+        return {each: rank + 1 for each, rank in ranks if rank is not None}
+
     def find(self, job_id: str, classes: Iterable[str]) -> Record | None:
         """Return the newest delivery of a job, in any of the classes. The name of a delivery finds
         that one.

@@ -13,6 +13,9 @@ from gpuqueue.store.clock import redis_time
 from gpuqueue.store.keys import CLASSES, GROUPS, class_key
 from gpuqueue.store.lease import classes_of
 
+#: Seconds since its last heartbeat within which a dispatcher counts as alive: it has one about each
+#: second.
+ALIVE = 15.0
 #: The keys that have the jobs of a class that have not ended. A job that moves meanwhile counts
 #: twice or not at all.
 _LIVE = (

@@ -12,8 +12,11 @@ from gpuqueue.forecast.run_times import Past
 from gpuqueue.forecast.snapshot import NOWHERE_YET, Rules, Tenant
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.names import EXCLUSIVE
+from gpuqueue.model.place import PlaceKind
 from gpuqueue.store.readable import readable
 
+#: Seconds of a half-life if none is set; see lua/lib/tenants.lua.
+HALF_LIFE = 86_400.0
 #: Bytes of a task that accounts keep.
 LONGEST_NAME = 200
 
@@ -37,6 +40,23 @@ def run_times_name(isolation: str, task: str, tenant: str) -> str:
 def delivery_of(gpu_class: str, holder: str) -> str:
     attempt = Attempt.parse(gpu_class, holder)
     return attempt.delivery if attempt else ""
+
+
+def device_names(terms: Mapping[str, str]) -> dict[str, str]:
+    """Return the GPUs of machines, by their names as places, with their domains."""
+    found: dict[str, str] = {}
+    for text in terms.values():
+        spec = (readable(text) or {}).get("spec")
+        if not isinstance(spec, dict) or "host" not in spec:
+            continue
+        with suppress(ValueError, TypeError):
+            known = range(int(spec.get("devices") or 0))
+            names = spec.get("gpus") or known
+            found |= {
+                f"{PlaceKind.DEVICE}:{spec['host']}/{name}": str(at)
+                for at, name in zip(known, names, strict=False)
+            }
+    return found
 
 
 def domain_of(record: Mapping[str, Any]) -> str:

@@ -5,12 +5,13 @@ Nothing here changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
 
 from gpuqueue.classes.gpu_class import DEVICE, GpuClass
+from gpuqueue.forecast.domains import PROVEN
 from gpuqueue.forecast.run_times import Past, RunTimes
 from gpuqueue.forecast.snapshot import (
     Aside,
@@ -22,14 +23,16 @@ from gpuqueue.forecast.snapshot import (
     Waiting,
 )
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
-from gpuqueue.model.place import PlaceKind
+from gpuqueue.model.place import Place, PlaceKind
 from gpuqueue.model.record import Record, planned_limit
 from gpuqueue.model.states import JobState
 from gpuqueue.store import places
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.readable import readable, readable_record, whole
 from gpuqueue.store.snapshot_texts import (
+    HALF_LIFE,
     delivery_of,
+    device_names,
     domain_of,
     gpus_of,
     past_of,
@@ -43,8 +46,6 @@ from gpuqueue.store.snapshot_texts import (
 #: The most jobs in line that are read of each isolation, and tenants, delayed jobs and ended
 #: attempts.
 JOBS, TENANTS, DELAYED, ENDED = 1000, 500, 200, 512
-#: Seconds of a half-life if none is set; see lua/lib/tenants.lua.
-HALF_LIFE = 86_400.0
 _KIND = {SHARED: 0, EXCLUSIVE: 1}
 
 
@@ -59,6 +60,9 @@ class Snapshots:
     def __init__(self, client: redis.Redis, gpu_class: GpuClass) -> None:
         self._client, self._class = client, gpu_class
         self._records: dict[str, Record | None] = {}
+        self._now = 0.0
+        #: How jobs name the GPUs where they failed → their domains.
+        self._names: Mapping[str, str] = {}
         self._past: list[Past] = []
 
     def read(self, delivery: str, now: float) -> Snapshot:
@@ -79,9 +83,12 @@ class Snapshots:
         pipe.hgetall(key("domains"))
         pipe.hgetall(f"{key('domains')}:of")
         pipe.hgetall(key("places"))
+        pipe.hgetall(key("terms"))
         pipe.zrange(key("tenant_charged"), 0, -1, withscores=True)
         pipe.zrange(key("history"), -ENDED, -1)
-        gate, *parts, delayed, slots, of, found, charged, history = pipe.execute()
+        gate, *parts, delayed, slots, of, found, terms, charged, history = pipe.execute()
+        self._names = device_names(terms)
+        self._now = now
         self._past = [past for text in history if (past := past_of(text))]
         lines = dict(zip(ISOLATIONS, parts[0::3], strict=True))
         totals = dict(zip(ISOLATIONS, parts[1::3], strict=True))
@@ -99,16 +106,20 @@ class Snapshots:
             for each, names in holders.items()
             for name, since in names
         ]
-        by_tenants = str(gate.get("order", "")).startswith(("tenants", "sorting"))
+        order = str(gate.get("order", "")).partition(" ")[0]
+        by_tenants = order in ("tenants", "sorting")
         tenants = None
+        # The lines of tenants are made again: until then, the whole line says who waits.
+        whole_line = [name for line in lines.values() for name in line]
+        in_line = whole_line if order == "sorting" else []
         if by_tenants:
             own, *others = (
                 (self._records.get(each) or {}).get("tenant", "")
-                for each in (delivery, *(name for name, _ in delayed))
+                for each in (delivery, *(name for name, _ in delayed), *in_line)
             )
             others += [*(each.tenant for each in held), *(each.tenant for each in self._past)]
             tenants = self._tenants(gate, own, others)
-        waiting = tenants[1] if tenants else [name for line in lines.values() for name in line]
+        waiting = [*tenants[1], *in_line] if tenants else whole_line
         jobs = [job for name in dict.fromkeys(waiting) if (job := self._waiting(name))]
         more = {
             each: max(0, totals[each] - sum(job.isolation == each for job in jobs))
@@ -130,7 +141,7 @@ class Snapshots:
             until=float(gate["*:until"]) if "*:until" in gate else None,
             arrivals=whole(gate.get("seq", "")),
             opened="opened" in gate,
-            domains=self._domains(gate, slots, found),
+            domains=self._domains(gate, slots, found, {each.holder for each in held}),
             tenants=tenants[0] if tenants else None,
             asked=self._waiting(delivery) or self._waiting(delivery, JobState.DELAYED),
         )
@@ -180,7 +191,7 @@ class Snapshots:
             record.get("task", ""),
             planned_limit(record) or record.get("time_limit"),
             record.get("expires"),
-            frozenset(each.partition(":")[2] for each in record.get("avoid", ())),
+            frozenset(self._names.get(each, each) for each in record.get("avoid", ())),
             record.get("created", 0.0),
             gpus_of(record),
             planned_limit(record) is None,
@@ -211,7 +222,11 @@ class Snapshots:
         )
 
     def _domains(
-        self, gate: Mapping[str, str], slots: Mapping[str, str], found: Mapping[str, str]
+        self,
+        gate: Mapping[str, str],
+        slots: Mapping[str, str],
+        found: Mapping[str, str],
+        held: Collection[str],
     ) -> Domains | None:
         each = (self._class.shared_slots, self._class.exclusive_slots)
         by_device = self._class.spec().get("domain") == DEVICE
@@ -223,7 +238,7 @@ class Snapshots:
             for name, text in slots.items()
             if (entry := readable(text)) is not None
         }
-        if by_device and len(made) != self._class.domains:
+        if by_device:  # as the next decision makes them
             made = {str(index): each for index in range(self._class.domains)}
         aside = {}
         for place in places.parse(found):
@@ -233,7 +248,7 @@ class Snapshots:
             elif place.kind != PlaceKind.NODE:
                 continue
             if place.until is not None and name in made:
-                aside[name] = Aside(place.until, place.probe)
+                aside[name] = self._aside(place, name, held)
         until = float(gate.get("until") or 0)
         kept = frozenset(name for name, text in slots.items() if "waits" in (readable(text) or {}))
         waits = self._waiting(gate.get("reserved_for", "")) is not None
@@ -246,7 +261,19 @@ class Snapshots:
             gate.get("reserved_for") if waits else None,
             gate.get("strict"),
             kept,
+            whole(gate.get("scale", "")),
+            max(map(int, gate.get("sizes", "").split()), default=0),
         )
+
+    def _aside(self, place: Place, name: str, held: Collection[str]) -> Aside:
+        assert place.until is not None
+        record = self._records.get(delivery_of(self._class.name, place.probe)) or {}
+        current = f"{record.get('delivery')}#{record.get('attempt')}" == place.probe
+        on = record.get("node", name) if current and place.kind == PlaceKind.NODE else name
+        if place.probe not in held or on != name:
+            return Aside(place.until)
+        runs = current and record["state"] in (JobState.RUNNING, JobState.REPORTING)
+        return Aside(place.until, place.probe, (record["started"] if runs else self._now) + PROVEN)
 
     def _tenants(
         self, gate: Mapping[str, str], own: str, others: Sequence[str]

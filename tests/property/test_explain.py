@@ -20,7 +20,8 @@ from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.clock import redis_time
-from gpuqueue.store.keys import CLASSES
+from gpuqueue.store.keys import CLASSES, GROUPS
+from gpuqueue.store.lease import group_of
 from tests.property.open_class import OpenClass
 from tests.support.model_time import KEY
 
@@ -37,6 +38,7 @@ class Queue(OpenClass):
         self.gpu_class = gpu_class
         client.delete(KEY)
         client.hset(CLASSES, "t4", json.dumps(gpu_class.public()))
+        client.zadd(GROUPS, {group_of("", ["t4"]): redis_time(client)})
 
     def send(self, name: str, isolation: str = "shared", **more: Any) -> None:
         record: Any = {"delivery": name, "id": name, "isolation": isolation, "gpu_class": "t4"}
@@ -114,8 +116,29 @@ def test_an_end_that_no_job_brings_is_not_forecast(schedule_redis: redis.Redis) 
     assert start and start.unknown == "when REPAIRING ends is not known"
 
 
+def test_no_start_is_forecast_without_a_dispatcher(queue: Queue) -> None:
+    for name in ("a", "b", "c"):
+        queue.send(name, time_limit=5)
+    queue.client.zadd(GROUPS, {group_of("", ["t4"]): redis_time(queue.client) - 20})
+    found = queue.why("c")
+    assert found.reason == "NO_DISPATCHER"
+    assert found.start and found.start.unknown == "when NO_DISPATCHER ends is not known"
+    assert (queue.why("a").state, queue.why("a").reason) == ("running", None)
+
+
+def test_no_start_is_forecast_after_the_job_expires(queue: Queue) -> None:
+    now = redis_time(queue.client)
+    for name in ("a", "b"):
+        queue.send(name, time_limit=1000)
+    queue.send("c", time_limit=5, expires=now + 1)
+    queue.send("d", time_limit=5, expires=now + 5000)
+    start = queue.why("c").start
+    assert start and start.unknown == "it will most likely expire before that"
+    assert (start := queue.why("d").start) and start.earliest and start.latest
+
+
 def test_an_unknown_job_is_named(queue: Queue) -> None:
-    with pytest.raises(gpuqueue.UnknownJob, match="id='none' is not known; send it"):
+    with pytest.raises(gpuqueue.UnknownJob, match="id='none' is not known; send it to the queue"):
         queue.why("none")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -18,6 +18,7 @@ from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.names import EXCLUSIVE, ISOLATIONS, SHARED
 from gpuqueue.model.reasons import EndReason
+from gpuqueue.model.record import Record
 from gpuqueue.model.tenant import TenantRule
 from gpuqueue.store.snapshots import Snapshots
 from gpuqueue.store.tenants import Tenants
@@ -45,22 +46,19 @@ class Step:
     gpus: int = 1
 
 
-STEPS = st.lists(
-    st.builds(
-        Step,
-        st.sampled_from([0.0, 0.25, 1.5, 40.0]),
-        st.sampled_from(["arrive"] * 5 + ["end"] * 4 + ["turn", "admit"]),
-        st.sampled_from(ISOLATIONS),
-        st.sampled_from(TENANTS),
-        st.sampled_from([0, 3, 3, 9]),
-        st.sampled_from([None, 5.0, 30.0, 100.0]),
-        st.sampled_from([0.0] * 6 + [3.0, 50.0]),
-        st.integers(0, 9),
-        st.sampled_from([1, 1, 2, 3]),
-    ),
-    min_size=10,
-    max_size=60,
+STEP = st.builds(
+    Step,
+    st.sampled_from([0.0, 0.25, 1.5, 40.0]),
+    st.sampled_from(["arrive"] * 5 + ["end"] * 4 + ["turn", "admit"]),
+    st.sampled_from(ISOLATIONS),
+    st.sampled_from(TENANTS),
+    st.sampled_from([0, 3, 3, 9]),
+    st.sampled_from([None, 5.0, 30.0, 100.0]),
+    st.sampled_from([0.0] * 6 + [3.0, 50.0]),
+    st.integers(0, 9),
+    st.sampled_from([1, 1, 2, 3]),
 )
+STEPS = st.lists(STEP, min_size=10, max_size=60)
 CLASSES = st.builds(
     lambda shared, exclusive, k, m, gpus: GpuClass(
         "t4",
@@ -178,13 +176,7 @@ class Compared(OpenClass):
             return self.took(released.granted)
         if step.what == "arrive":
             job = self.job(step)
-            record: Any = {"delivery": job.delivery, "id": job.delivery, "gpu_class": "t4"}
-            record |= {"isolation": job.isolation, "priority": job.priority}
-            record |= {"tenant": job.tenant} if job.tenant else {}
-            record |= {"time_limit": job.time_limit} if job.time_limit else {}
-            record |= {"planned_limit": 0} if job.may_exceed else {}
-            record |= {"expires": job.expires} if job.expires else {}
-            record |= {"gpus": job.gpus} if job.gpus > 1 else {}
+            record = self.as_record(job)
             if step.wait:
                 record["eta"] = self.now + step.wait
                 self.delayed.append((record["eta"], job))
@@ -196,6 +188,16 @@ class Compared(OpenClass):
             assert isinstance(turn, Turn) and turn.problems == []
             return self.took(turn.granted)
         return self.took(self.line.admit(self.gpu_class))
+
+    def as_record(self, job: Waiting) -> Record:
+        record: Any = {"delivery": job.delivery, "id": job.delivery, "gpu_class": "t4"}
+        record |= {"isolation": job.isolation, "priority": job.priority}
+        record |= {"tenant": job.tenant} if job.tenant else {}
+        record |= {"time_limit": job.time_limit} if job.time_limit else {}
+        record |= {"planned_limit": 0} if job.may_exceed else {}
+        record |= {"expires": job.expires} if job.expires else {}
+        record |= {"gpus": job.gpus} if job.gpus > 1 else {}
+        return cast(Record, record)
 
     def took(self, granted: Any) -> Starts:
         assert not granted.more

@@ -13,6 +13,7 @@ from gpuqueue.classes.gpu_class import CLASS, DEVICE, NODE
 from gpuqueue.cli.view import render
 from gpuqueue.cli.view.own_state import own_states, shown
 from gpuqueue.cli.view.state import State, gate, gpu_class, job, open_state, place_view, since
+from gpuqueue.cli.view.waiting import waiting
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, NOT_SERVED
 from gpuqueue.model.names import ISOLATIONS
 from gpuqueue.model.record import Record
@@ -60,34 +61,22 @@ def collect(
         "leaders": leaders,
         "unaccepted": state.unaccepted(specs or [only or "t4"]),
         "classes": [
-            {**_class(state, name, spec, most, held), "served": name not in unserved}
+            _class(state, name, spec, most, held, name not in unserved)
             for name, spec in specs.items()
         ],
     }
 
 
 def _class(
-    state: State, name: str, spec: dict[str, Any], most: int, held: int | None
+    state: State, name: str, spec: dict[str, Any], most: int, held: int | None, served: bool
 ) -> dict[str, Any]:
     view = state.reader.view(name, spec, most, held)
     built = gpu_class(spec)
     total = Domains(state.client).slots(built)
     kind_of_domain = NODE if built.domain == NODE else DEVICE if built.domains > 1 else CLASS
-    waiting = []
-    for kind in ISOLATIONS:
-        # All waiting jobs of one isolation share the reason: one question to Redis is enough.
-        first = (
-            state.reader.why(built, view.waiting[kind][0]["delivery"], 0)
-            if view.waiting[kind]
-            else None
-        )
-        for place, record in enumerate(view.waiting[kind], 1):
-            reason = first.reason if first and first.place else None
-            waiting.append(
-                {**job(record), "place": place, "reason": reason, "since": record.get("created")}
-            )
     return {
         "name": name,
+        "served": served,
         "resource": built.resource,
         "domain": kind_of_domain,
         "slots": {
@@ -96,7 +85,7 @@ def _class(
         "holders": _holders(
             state, [each for kind in ISOLATIONS for each in view.holders[kind]], held is None
         ),
-        "waiting": waiting,
+        "waiting": waiting(state, built, view, most, served),
         "waiting_total": view.waiting_total,
         "delayed": view.delayed,
         "finishing": view.finishing,

@@ -16,7 +16,7 @@ from gpuqueue.cli.view.own_state import own_states, shown
 from gpuqueue.cli.view.start import start_range
 from gpuqueue.cli.view.state import MOMENTS, State, gpu_class, job, open_state, place_view, since
 from gpuqueue.cli.view.words import NO_DISPATCHER_EVER, NO_DISPATCHER_NOW, STATES, sentence
-from gpuqueue.explain import forecast
+from gpuqueue.explain import forecast, reason_of
 from gpuqueue.forecast.what_if import parse
 from gpuqueue.model.names import ISOLATIONS, REFUSED
 from gpuqueue.model.place import HOLDS
@@ -27,7 +27,6 @@ from gpuqueue.model.task_memory import asked_and_used
 from gpuqueue.store import places as stored
 
 NO_CHANGES: Mapping[str, int] = MappingProxyType({})
-_ENDING = ("finishing", "ended")
 _SET_ASIDE = {
     WaitReason.DEVICE_SET_ASIDE,
     WaitReason.HOST_SET_ASIDE,
@@ -118,12 +117,8 @@ def collect(
     found: dict[str, Any] = {
         **job(record),
         "error": record.get("error"),
-        "reason": record.get("reason"),
+        "reason": reason_of(state.client, record, told),
     }
-    if record["state"] not in _ENDING:
-        found["reason"] = told.reason or None if told else None
-    if record["state"] in BEFORE_SLOT and name in state.unserved():
-        found["reason"] = WaitReason.NO_DISPATCHER
     found["explanation"] = sentence(found["reason"] or "")
     if found["reason"] in _SET_ASIDE:
         known = stored.set_aside(stored.of(state.client, name))
@@ -176,8 +171,8 @@ def _unknown(state: State, job_id: str) -> str:
         queues = ", ".join(f"{total} in {queue}" for queue, total in waiting.items())
         return f"no job {job_id!r} is known; messages that no dispatcher has taken yet: {queues}"
     return (
-        f"no job {job_id!r} is known: it was never sent to a GPU queue of this Redis, or its record"
-        " has expired"
+        f"no job {job_id!r} is known: its record has expired, or it was not sent to a queue of the"
+        f" classes {', '.join(classes)}; a later task of a chain is sent when the one before ends"
     )
 
 

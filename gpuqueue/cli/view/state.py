@@ -18,9 +18,6 @@ from gpuqueue.store.profiles import Profiles
 from gpuqueue.store.readable import gpu_class as gpu_class
 from gpuqueue.store.reader import ClassView, Reader
 
-#: Seconds since its last announcement within which a dispatcher counts as alive. It announces
-#: itself about every second.
-ALIVE = 15.0
 #: Seconds that a command waits for Redis: a person is watching.
 TIMEOUT = 5.0
 #: kombu's Redis transport keeps a queue's messages in one list for each of these priority steps,
@@ -46,11 +43,11 @@ class State:
 
     def dispatchers(self) -> list[str]:
         """Return the dispatchers that are alive."""
-        return self.reader.dispatchers(self.now() - ALIVE)
+        return self.reader.dispatchers(self.now() - serving.ALIVE)
 
     def unserved(self) -> list[str]:
         """Return the classes that no live dispatcher serves."""
-        return serving.unserved(self.client, ALIVE)
+        return serving.unserved(self.client, serving.ALIVE)
 
     def profiles(
         self, application: str | None, classes: Collection[str] | None = None

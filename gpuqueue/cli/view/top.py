@@ -83,8 +83,6 @@ def lines(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         total = each["waiting_total"][kind]
         if total:
             reason = jobs[0]["reason"] if jobs else None
-            if not each["served"]:
-                reason = "NO_DISPATCHER"
             found.append(
                 {
                     "gpu_class": each["name"],

@@ -234,12 +234,6 @@ def test_what_is_wrong_is_said(fields: dict[str, Any], sentence: str) -> None:
     assert sentence in " ".join(lines(status(**{"classes": [gpu_class()], **fields})).split())
 
 
-def test_jobs_of_an_unserved_class_wait_for_a_dispatcher() -> None:
-    found = gpu_class(served=False, waiting_total={"shared": 3, "exclusive": 0})
-    assert frame(status(found))["next"][0]["reason"] == "NO_DISPATCHER"
-    assert "t4 shared  3 in line  NO_DISPATCHER" in lines(status(found))
-
-
 def test_texts_of_senders_cannot_steer_the_terminal() -> None:
     evil = "\x1b[2Jx\r\ny\u202e"
     holder = job(1, "shared", since=NOW, tenant=evil, name=evil, detail=evil, stands="IMAGE")

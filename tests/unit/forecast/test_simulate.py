@@ -102,10 +102,10 @@ def test_a_better_priority_brings_an_unread_job_among_the_others() -> None:
 WRONG: Mapping[str, str] = {
     "colour=1": "names no field; use slots=NUMBER, shared_slots=NUMBER",
     "slots": "names no field",
-    "slots=many": "--if slots='many' is not a number; use 0 to 10000: slots of the isolation",
-    "slots=-1": "is not a number",
-    "slots=1e3": "is not a number",
-    "priority=10": "--if priority='10' is not a number; use 0 to 9",
+    "slots=many": "--if slots='many' is not a whole number from 0 to 10000; use one: slots",
+    "slots=-1": "is not a whole number",
+    "slots=1e3": "is not a whole number",
+    "priority=10": "--if priority='10' is not a whole number from 0 to 9; use one",
 }
 
 
