@@ -21,7 +21,7 @@ from redis import ConnectionPool
 from gpuqueue.glue.results import envelope, events
 from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.store import sentinel
-from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis
+from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis, be_patient
 from gpuqueue.store.handshake import shorten
 from gpuqueue.store.passing import passes
 
@@ -87,7 +87,7 @@ class _Waiting:
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
         shorten(pool)
-        pool.set_retry(_SenderPatience(pool, _broker))
+        be_patient(pool, _SenderPatience(pool, _broker))
         return pool
 
     def _after_fork(self) -> None:
@@ -133,10 +133,10 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
-        client = backend.client
-        sentinel.ask_again(client.connection_pool)
-        shorten(client.connection_pool)
-        client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
+        pool = backend.client.connection_pool
+        sentinel.ask_again(pool)
+        shorten(pool)
+        be_patient(pool, _OutagePatience(pool, _Outage()))
 
 
 def prepare(app: Celery, state: Redis | None) -> None:

@@ -48,6 +48,8 @@ _FORBIDDEN = (
     "ACL failure in script",
     "NOPERM",
 )
+#: The attribute of an error whose command was repeated in vain.
+_REPEATED = "gpuqueue_repeated"
 #: OpenSSL codes for a certificate of another host or address, and for an expired one.
 _OTHER_HOST, _EXPIRED = (62, 64), 10
 
@@ -100,11 +102,35 @@ class Patience(Retry):
                     "Redis %s: %s; waiting", problem, error, extra={"action": "redis_waits"}
                 )
 
-        return super().call_with_retry(do, failed, *args, **kwargs)
+        try:
+            return super().call_with_retry(do, failed, *args, **kwargs)
+        except self._supported_errors as error:
+            vars(error)[_REPEATED] = True
+            raise
 
     def over(self, began: float) -> bool:
         """Return whether a command has failed for too long since ``began`` (monotonic)."""
         return time.monotonic() - began >= self._seconds
+
+
+def be_patient(pool: redis.ConnectionPool, patience: Patience) -> None:
+    """Have a pool and its connections repeat what fails and passes.
+
+    A connection that leaves its pool is checked. If it is closed, redis-py replaces it, and raises
+    if the new one is closed as well.
+    """
+    get_connection = pool.get_connection
+
+    def unless_repeated(error: Exception) -> None:
+        if _REPEATED in vars(error):  # by the connection, which cannot connect
+            raise error
+
+    def patiently(*args: Any, **kwargs: Any) -> Any:
+        current: Retry = pool.connection_kwargs["retry"]
+        return current.call_with_retry(lambda: get_connection(*args, **kwargs), unless_repeated)
+
+    pool.set_retry(patience)
+    pool.get_connection = patiently  # type: ignore[method-assign]
 
 
 def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIES) -> redis.Redis:
@@ -128,7 +154,7 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
         client = redis.Redis.from_pool(sentinel.pool(sentinel_url.parse(url), timeout, options))
     else:
         client = redis.Redis.from_url(address, **options)
-    client.set_retry(Patience(retries, timeout, client.connection_pool))
+    be_patient(client.connection_pool, Patience(retries, timeout, client.connection_pool))
     return client
 
 
