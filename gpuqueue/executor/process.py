@@ -24,7 +24,7 @@ from gpuqueue.executor.leaving import end_within, grace_of
 from gpuqueue.executor.redis_of import addresses, client, forget_default, told_backend
 from gpuqueue.executor.reuse import Reuse
 from gpuqueue.executor.task_run import Run, keep_of
-from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
+from gpuqueue.executor.waiting import FINISH_PATIENCE, at_stake
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.profile import profile_of
 from gpuqueue.glue.results.completion import complete
@@ -51,10 +51,10 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
-from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidden, look
+from gpuqueue.store.client import Redis, RedisError, connect, explained, look
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import describe, passes
+from gpuqueue.store.passing import describe, forbidden, passes
 from gpuqueue.store.profiles import Profiles
 
 #: Seconds that the runner of a pod waits for Redis while an executor runs: it must hear signals.
@@ -340,7 +340,7 @@ def _finish(
         )
         describe(app, record)
         log = logs.for_result(record)
-        with sending():
+        with at_stake():
             reason = complete(
                 app,
                 record,

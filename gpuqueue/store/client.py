@@ -24,7 +24,14 @@ from gpuqueue.model import sentinel_url
 from gpuqueue.model.redis_url import mask, plain
 from gpuqueue.store import sentinel
 from gpuqueue.store.handshake import opened, short
-from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
+from gpuqueue.store.passing import (
+    changes_role,
+    describe,
+    forbidden,
+    passes,
+    state_of,
+    tls_error,
+)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,13 +48,6 @@ SILENCE = 5.0
 RedisError = redis.RedisError
 ResponseError = redis.ResponseError
 Redis = redis.Redis
-#: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
-_FORBIDDEN = (
-    "can't run this command",
-    "can't access at least one of the keys",
-    "ACL failure in script",
-    "NOPERM",
-)
 #: The attribute of an error whose command was repeated in vain.
 _REPEATED = "gpuqueue_repeated"
 #: OpenSSL codes for a certificate of another host or address, and for an expired one.
@@ -88,7 +88,7 @@ class Patience(Retry):
 
         def failed(error: Exception, *more: Any) -> None:
             nonlocal told
-            if not passes(error):
+            if not self.repeats(error):
                 raise error
             fail(error, *more)
             if changes_role(error):
@@ -107,6 +107,10 @@ class Patience(Retry):
         except self._supported_errors as error:
             vars(error)[_REPEATED] = True
             raise
+
+    def repeats(self, error: Exception) -> bool:
+        """Return whether a command is repeated after an error."""
+        return passes(error)
 
     def over(self, began: float) -> bool:
         """Return whether a command has failed for too long since ``began`` (monotonic)."""
@@ -241,14 +245,6 @@ def _sentinel_fix(exc: redis.RedisError, setting: str) -> str:
     if isinstance(exc, sentinel.UnknownPrimary):
         return "correct its master_name"
     return ""
-
-
-def forbidden(exc: BaseException) -> bool:
-    """Whether Redis forbids the user this command, directly or within a script."""
-    text = str(exc)
-    return isinstance(exc, redis.exceptions.NoPermissionError) or (
-        isinstance(exc, redis.ResponseError) and any(words in text for words in _FORBIDDEN)
-    )
 
 
 def _tls_fix(exc: BaseException | None, setting: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
-from gpuqueue.executor.waiting import sending, wait_for_redis
+from gpuqueue.executor.waiting import at_stake, wait_for_redis
 from gpuqueue.store.client import connect
 from tests.support.scripted_redis import ScriptedRedis
 from tests.support.sentinels import HOST, MASTER, Server
@@ -93,7 +93,7 @@ def test_celery_in_an_executor_replaces_them_too(server: Server, address: str) -
         app.conf.result_backend_transport_options = {"master_name": MASTER}
     app.conf.task_publish_retry_policy = {"max_retries": 0}
     wait_for_redis(app)
-    with app.connection_for_write() as connection, sending():
+    with app.connection_for_write() as connection, at_stake():
         pool = connection.default_channel.pool
         kill_new_connections(pool, server.client, KILLS)
         with app.amqp.Producer(connection) as producer:
