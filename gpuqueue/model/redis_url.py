@@ -15,6 +15,8 @@ from gpuqueue.model import sentinel_url
 CERT_REQS = ("required", "optional", "none")
 _WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)(?:CERT_)?(REQUIRED|OPTIONAL|NONE)(?=&|$)")
 _DATABASE = re.compile(r"(?<=[?&])virtual_host=(?:/|%2[Ff])?")
+#: What an address of a broker may say after its question mark, beside options of TLS.
+BROKER_OPTIONS = frozenset({"virtual_host", "password"})
 _PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
@@ -81,6 +83,20 @@ def has_wrong_database(url: str) -> bool:
         return False
     database = unquote(urlsplit(url).path).strip("/")
     return bool(database) and not (database.isascii() and database.isdecimal())
+
+
+def has_several(url: str) -> bool:
+    """Whether an address of one Redis names several servers, as Celery takes them for failover."""
+    return not sentinel_url.is_sentinel(url) and re.search(r";\s*[a-z+]+://", url) is not None
+
+
+def unknown_option(url: str) -> str | None:
+    """Return an option in the address of a broker that Celery's transport does not take."""
+    if sentinel_url.is_sentinel(url):
+        return None
+    options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    unknown = (each for each in options if not each.startswith("ssl_"))
+    return next((each for each in unknown if each not in BROKER_OPTIONS), None)
 
 
 def uses_tls(url: str) -> bool:

@@ -25,12 +25,13 @@ from celery.worker.consumer.control import Control
 from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
+from kombu import Connection, Message, Queue
 from kombu import Consumer as QueueConsumer
-from kombu import Message, Queue
 from kombu.transport.redis import Channel, QoS
 
 from gpuqueue.glue.worker.consumer import Consumer as OurConsumer
 from gpuqueue.glue.worker.queues import DispatcherAMQP
+from gpuqueue.model.redis_url import BROKER_OPTIONS
 from gpuqueue.store.intake import BrokerKeys
 
 
@@ -340,3 +341,11 @@ def test_chord_unlock_goes_to_the_queue_of_the_chord_s_body(app: Celery, tmp_pat
         found = channel.basic_get("gpu.t4.shared")
         assert found and found.headers["task"] == "celery.chord_unlock"
         channel.basic_ack(found.delivery_tag)
+
+
+@pytest.mark.parametrize("option", [*BROKER_OPTIONS, "ssl_cert_reqs"])
+def test_a_broker_takes_the_options_that_an_address_may_have(option: str) -> None:
+    value = "none" if option.startswith("ssl_") else "1"
+    assert Connection(f"rediss://redis/0?{option}={value}")
+    with pytest.raises(TypeError, match="socket_timeout"):
+        Connection("redis://redis/0?socket_timeout=5")
