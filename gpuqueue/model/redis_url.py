@@ -15,8 +15,6 @@ from gpuqueue.model import sentinel_url
 CERT_REQS = ("required", "optional", "none")
 _WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)(?:CERT_)?(REQUIRED|OPTIONAL|NONE)(?=&|$)")
 _DATABASE = re.compile(r"(?<=[?&])virtual_host=(?:/|%2[Ff])?")
-#: What an address of a broker may say after its question mark, beside options of TLS.
-BROKER_OPTIONS = frozenset({"virtual_host", "password"})
 _PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
@@ -92,11 +90,10 @@ def has_several(url: str) -> bool:
 
 def unknown_option(url: str) -> str | None:
     """Return an option in the address of a broker that Celery's transport does not take."""
-    if sentinel_url.is_sentinel(url):
+    if not url.startswith(("redis://", "rediss://")):
         return None
     options = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    unknown = (each for each in options if not each.startswith("ssl_"))
-    return next((each for each in unknown if each not in BROKER_OPTIONS), None)
+    return next((each for each in options if not each.startswith("ssl_")), None)
 
 
 def uses_tls(url: str) -> bool:
