@@ -295,3 +295,8 @@ def test_killed_connections_cost_nothing(
     assert [each.get(timeout=PATIENCE) for each in results] == ["finished"] * 3
     assert_well(stack, dispatcher)
     assert stack.noted().count("working") == 3
+    stack.client.client_kill_filter(_type="pubsub", skipme=True)
+    lost = "Trying to re-establish the connection"
+    until(lambda: lost in dispatcher.logs(), PATIENCE, "a lost connection", dispatcher.logs)
+    assert_well(stack, dispatcher)
+    assert "DeprecationWarning" not in dispatcher.logs()
