@@ -103,7 +103,8 @@ def _explain(code: int | None) -> End:
     if code == EXIT_STALE:
         return End(
             EndReason.INFRA,
-            "another process had claimed the attempt, or it was no longer current (exit code 76)",
+            "another process had claimed the attempt, it was no longer current, or Redis had lost"
+            " its message (exit code 76)",
         )
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")

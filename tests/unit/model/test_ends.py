@@ -21,7 +21,7 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
         76,
         EndReason.INFRA,
         True,
-        "another process had claimed the attempt",
+        "no longer current, or Redis had lost its message (exit code 76)",
     ),
     "a Redis that refuses is the infrastructure's": (
         78,
