@@ -16,7 +16,12 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
         True,
         "its exit status was not observed",
     ),
-    "no Redis is the infrastructure's": (75, EndReason.INFRA, True, "could not reach Redis"),
+    "no Redis is the infrastructure's": (
+        75,
+        EndReason.INFRA,
+        True,
+        "could not reach Redis, or Redis failed a command of it (exit code 75)",
+    ),
     "a taken attempt is tried again": (
         76,
         EndReason.INFRA,
