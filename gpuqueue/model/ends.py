@@ -101,8 +101,8 @@ def _explain(code: int | None) -> End:
     if code == EXIT_NO_STATE:
         return End(
             EndReason.INFRA,
-            "the executor could not reach Redis, or Redis failed a command of it (exit code 75); see"
-            " its log",
+            "the executor could not reach Redis, or Redis failed a command of it (exit code 75);"
+            " see its log",
         )
     if code == EXIT_STALE:
         return End(

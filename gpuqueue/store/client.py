@@ -48,6 +48,8 @@ SILENCE = 5.0
 RedisError = redis.RedisError
 ResponseError = redis.ResponseError
 Redis = redis.Redis
+#: The classes of errors that may pass. Their texts decide.
+_REPEATABLE = (redis.RedisError, ConnectionError, TimeoutError)
 #: The attribute of an error whose command was repeated in vain.
 _REPEATED = "gpuqueue_repeated"
 #: OpenSSL codes for a certificate of another host or address, and for an expired one.
@@ -72,7 +74,7 @@ class Patience(Retry):
         super().__init__(
             ExponentialBackoff(cap=PAUSE, base=0.05),
             retries,
-            (redis.RedisError, ConnectionError, TimeoutError),
+            _REPEATABLE,
         )
         self._seconds = max(timeout, retries * PAUSE)
         self._pool = pool
@@ -134,6 +136,8 @@ def be_patient(pool: redis.ConnectionPool, patience: Patience) -> None:
         return current.call_with_retry(lambda: get_connection(*args, **kwargs), unless_repeated)
 
     pool.set_retry(patience)
+    # redis-py before 6 repeats no other error.
+    pool.connection_kwargs["retry_on_error"] = list(_REPEATABLE)
     pool.get_connection = patiently  # type: ignore[method-assign]
 
 

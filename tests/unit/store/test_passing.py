@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from gpuqueue.errors import ServerNotReady, ServerNotTrusted, StateUnavailable
 from gpuqueue.store.client import connect, explained
+from gpuqueue.store.handshake import opened
 from gpuqueue.store.passing import (
     STATES,
     changes_role,
@@ -249,7 +250,7 @@ def test_idle_connections_to_a_server_of_another_role_are_closed(word: str) -> N
     answers = [f"-{word} {PASSING[word]}\r\n".encode(), OK]
     with ScriptedRedis(lambda words: answers.pop(0)) as server, connect(server.url) as client:
         pool = client.connection_pool
-        for each in [pool.get_connection(), pool.get_connection()]:
+        for each in [opened(pool), opened(pool)]:
             pool.release(each)
         until(lambda: server.open == 2, what="two connections")
         client.set("key", "text")

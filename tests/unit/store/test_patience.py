@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from celery import Celery
 
 from gpuqueue.executor.waiting import at_stake, wait_for_redis
 from gpuqueue.store.client import connect
-from tests.support.scripted_redis import ScriptedRedis
 from tests.support.sentinels import HOST, MASTER, Server
 
 pytestmark = pytest.mark.integration
@@ -30,29 +28,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made.end()
 
 
+@pytest.fixture(scope="module")
+def sentinel(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    watched = [f"sentinel monitor {MASTER} {HOST} {server.port} 1"]
+    made = Server(tmp_path_factory.mktemp("sentinel") / "data", watched, "--sentinel").start()
+    yield made
+    made.end()
+
+
 @pytest.fixture
-def address(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+def address(server: Server, sentinel: Server, request: pytest.FixtureRequest) -> str:
     """The address of the server, of the kind that the test asks for."""
-    with ExitStack() as stack:
-        if request.param == "sentinel":
-            at = stack.enter_context(ScriptedRedis(lambda words: _master(server.port)))
-            host = at.url.partition("//")[2].partition("/")[0]
-            yield f"sentinel://{host}/0?master_name={MASTER}"
-        elif request.param == "unix":
-            yield f"unix://{server.client.config_get('unixsocket')['unixsocket']}"
-        else:
-            yield f"redis://{HOST}:{server.port}/0"
+    if request.param == "sentinel":
+        return f"sentinel://{HOST}:{sentinel.port}/0?master_name={MASTER}"
+    if request.param == "unix":
+        return f"unix://{server.client.config_get('unixsocket')['unixsocket']}"
+    return f"redis://{HOST}:{server.port}/0"
 
 
 ADDRESSES = pytest.mark.parametrize("address", ["redis", "unix", "sentinel"], indirect=True)
-
-
-def _master(port: int) -> bytes:
-    state = {"name": MASTER, "ip": HOST, "port": str(port), "flags": "master"}
-    state |= {"num-other-sentinels": "0", "config-epoch": "1"}
-    words = [word for pair in state.items() for word in pair]
-    body = b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
-    return b"*1\r\n%%%d\r\n%s" % (len(state), body)
 
 
 def kill_new_connections(pool: redis.ConnectionPool, observer: redis.Redis, times: int) -> None:
@@ -72,7 +66,6 @@ def kill_new_connections(pool: redis.ConnectionPool, observer: redis.Redis, time
 
 @ADDRESSES
 def test_connections_killed_on_their_way_out_are_replaced(server: Server, address: str) -> None:
-    server.client.ping()
     with connect(address) as client:
         kill_new_connections(client.connection_pool, server.client, KILLS)
         assert client.set("key", "text")
@@ -118,3 +111,9 @@ def test_a_server_that_is_away_is_waited_for_once(server: Server) -> None:
         with pytest.raises(redis.ConnectionError, match="refused"):
             client.get("key")
     assert len(tries) == 3
+
+
+def test_a_redis_client_before_6_is_told_which_errors_it_repeats(server: Server) -> None:
+    with connect(f"redis://{HOST}:{server.port}/0") as client:
+        made: Any = client.connection_pool.make_connection()
+        assert redis.RedisError in made.retry_on_error
