@@ -449,7 +449,7 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
 
 
 @pytest.mark.slow
-def test_an_executor_that_is_refused_at_its_end_waits_and_keeps_its_outcome(
+def test_an_executor_refused_at_its_end_waits_and_keeps_its_outcome(
     acl_redis: AclRedis, tmp_path: Path
 ) -> None:
     urls = {user: acl_redis.url(user) for user in USERS}
