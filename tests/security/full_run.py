@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psutil
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
@@ -34,10 +35,19 @@ def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
     until(lambda: acl_redis.admin.llen(GPU), PATIENCE, "Flower has given it back", stack.logs)
     # Then a dispatcher and a worker, each of which finds something, too.
     client.do("found = ledger.gpu_double.delay(2), ledger.add.delay(1, 1)")
+    flower = psutil.Process(stack.nodes["flower"].pid)
+    flower.suspend()  # it looks every 10 s, and could be the first again
     _in_hand(acl_redis.admin, GPU, "gpuqueue.unacked")
     _in_hand(acl_redis.admin, "celery", "unacked")
     acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
     stack.dispatcher()
+    until(
+        lambda: not acl_redis.admin.exists("gpuqueue.unacked"),
+        PATIENCE,
+        "the dispatcher has given it back",
+        stack.logs,
+    )
+    flower.resume()
     acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
     stack.worker()
     seen["given back"] = client.do("answer = [outcome(each) for each in (lost, *found)]")
