@@ -36,7 +36,8 @@ def run(acl_redis: AclRedis, stack: SecuredStack) -> dict[str, Any]:
     # Then a dispatcher and a worker, each of which finds something, too.
     client.do("found = ledger.gpu_double.delay(2), ledger.add.delay(1, 1)")
     flower = psutil.Process(stack.nodes["flower"].pid)
-    flower.suspend()  # it looks every 10 s, and could be the first again
+    flower.suspend()  # it looks every 2 s, and could be the first again
+    acl_redis.admin.delete("gpuqueue.unacked_mutex")  # it may have been looking
     _in_hand(acl_redis.admin, GPU, "gpuqueue.unacked")
     _in_hand(acl_redis.admin, "celery", "unacked")
     acl_redis.admin.zadd("_kombu.binding_deadlines", {"ghost": 1})
