@@ -140,8 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redis = sys.modules.get("redis")  # help imports none
         if redis is None or not isinstance(exc, redis.RedisError):
             raise
-        from gpuqueue.store.client import forbidden
-        from gpuqueue.store.passing import describe
+        from gpuqueue.store.passing import describe, forbidden
 
         state = describe(exc)
         rights = "grant its user the rights of gpuqueue-dispatcher (deploy/redis/users.acl)"

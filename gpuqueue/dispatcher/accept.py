@@ -36,9 +36,9 @@ from gpuqueue.model.task_memory import asked_and_used
 from gpuqueue.model.text import LONGEST_ERROR, fitting
 from gpuqueue.store import revocations, wakeups
 from gpuqueue.store.cancels import REVOKED_FOR
-from gpuqueue.store.client import Redis, RedisError, ResponseError, forbidden
+from gpuqueue.store.client import Redis, RedisError, ResponseError
 from gpuqueue.store.line import Line
-from gpuqueue.store.passing import passes
+from gpuqueue.store.passing import forbidden, passes
 from gpuqueue.store.reader import Reader
 from gpuqueue.store.run_times import recent_run_time
 from gpuqueue.store.scripts import UNSTORABLE

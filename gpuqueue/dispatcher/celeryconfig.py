@@ -34,6 +34,8 @@ task_serializer = result_serializer = "json"
 # The pool stays empty: messages never enter it.
 worker_pool = "threads"
 worker_concurrency = 1
+#: It has none to cancel. Without this, Celery warns at each lost connection that it cancels none.
+worker_cancel_long_running_tasks_on_connection_loss = True
 # Where the applications send commands and expect events.
 control_exchange = _settings.control_exchange or "celery"
 event_exchange = _settings.event_exchange or "celeryev"

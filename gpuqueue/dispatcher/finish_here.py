@@ -13,10 +13,10 @@ from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Sender
 from gpuqueue.glue.results.plain import write_plainly
 from gpuqueue.model.record import Record
-from gpuqueue.store.client import RedisError, forbidden
+from gpuqueue.store.client import RedisError
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import passes
+from gpuqueue.store.passing import forbidden, passes
 
 logger = logging.getLogger(__name__)
 #: How often the outcome alone is tried, after everything else: with the pauses about 10 minutes.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from celery import Celery
 
 from gpuqueue.executor import application
-from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
+from gpuqueue.executor.waiting import FINISH_PATIENCE, at_stake
 from gpuqueue.glue.messages.bodies import ApplicationBodies
 from gpuqueue.glue.results.completion import complete
 from gpuqueue.glue.results.events import Event, try_to_send
@@ -44,7 +44,7 @@ def write_outcome(
         )
         describe(app, record)
         log = logs.for_result(record)
-        with sending():
+        with at_stake():
             reason = complete(
                 app,
                 record,

@@ -11,7 +11,7 @@ no GPU library; it writes no file and needs no home directory.
 Exit status:
     0: reported.
     72: the application cannot be loaded; nothing is written, and the job waits until it can.
-    75: Redis could not be reached.
+    75: Redis could not be reached, or failed a command.
     76: the attempt belongs to another process.
     77: the GPU failed; nothing is written, and another attempt follows.
     78: the environment is incomplete, wrong, or for another version; or Redis refuses the user or

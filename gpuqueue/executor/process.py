@@ -48,11 +48,11 @@ from gpuqueue.model.executor_env import (
 )
 from gpuqueue.model.record import Record
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
-from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidden, look
+from gpuqueue.store.client import Redis, RedisError, connect, explained, look
 from gpuqueue.store.finishes import ExecutorFinish
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import describe
+from gpuqueue.store.passing import describe, forbidden
 from gpuqueue.store.profiles import Profiles
 
 #: Seconds that the runner of a pod waits for Redis while an executor runs: it must hear signals.

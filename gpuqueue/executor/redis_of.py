@@ -9,7 +9,7 @@ from functools import cache
 from celery import Celery
 
 from gpuqueue.errors import SettingsError
-from gpuqueue.executor.waiting import PATIENCE
+from gpuqueue.executor.waiting import PATIENCE, StakePatience
 from gpuqueue.model.celery_redis import (
     BACKEND,
     BROKER,
@@ -21,13 +21,15 @@ from gpuqueue.model.celery_redis import (
     read,
 )
 from gpuqueue.model.redis_url import tls_problems
-from gpuqueue.store.client import Redis, connect
+from gpuqueue.store.client import COMMAND_TIMEOUT, Redis, connect
 
 
 @cache
 def client(state_url: str) -> Redis:
     """Return the client of the state of the queue, connected nowhere yet."""
-    return connect(state_url, retries=PATIENCE)
+    made = connect(state_url, retries=PATIENCE)
+    made.set_retry(StakePatience(PATIENCE, COMMAND_TIMEOUT, made.connection_pool))
+    return made
 
 
 def addresses(environ: Mapping[str, str]) -> CeleryRedis:

@@ -20,7 +20,8 @@ from gpuqueue.model.executor_env import JOBS, NODE, RUNTIME, TURN, UNTIL, become
 from gpuqueue.model.record import Record
 from gpuqueue.model.warm_pod import WARM_POD, WarmPod
 from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
-from gpuqueue.store.client import Redis, RedisError, forbidden
+from gpuqueue.store.client import Redis, RedisError
+from gpuqueue.store.passing import forbidden
 
 logger = logging.getLogger("gpuqueue.start")
 #: Signals whose handlers a task may have changed.

@@ -35,7 +35,7 @@ from gpuqueue.executor.leaving import copies_end, grace_of, keep_of
 from gpuqueue.executor.outcome import Outcome
 from gpuqueue.executor.redelivery import fail, if_lost, reject
 from gpuqueue.executor.retry_queue import RetryQueue
-from gpuqueue.executor.waiting import sending
+from gpuqueue.executor.waiting import at_stake
 from gpuqueue.glue.messages import message as messages
 from gpuqueue.glue.messages.bodies import NOTHING, ApplicationBodies
 from gpuqueue.glue.messages.request_class import as_received, tell
@@ -174,7 +174,7 @@ class Run:
             with (
                 changed(task, code, hook, tracks=self._tracks),
                 self._sampler,
-                sending(),
+                at_stake(),
                 self._retry.followed(),
             ):
                 # Looked up here: SDKs and applications replace it.
@@ -213,12 +213,13 @@ class Run:
                     for name, fields in ended
                     for each in events.packed(name, request.id, **fields)
                 ]
-                reported = self._executor.reported(
-                    self._keep,
-                    grace_of(self._environ),
-                    failed=state == states.FAILURE,
-                    events=packed,
-                )
+                with at_stake():
+                    reported = self._executor.reported(
+                        self._keep,
+                        grace_of(self._environ),
+                        failed=state == states.FAILURE,
+                        events=packed,
+                    )
             for name, fields in ended if not packed else ():
                 events.send(name, request.id, **fields)
         return reported and not self._outcome.ends_process

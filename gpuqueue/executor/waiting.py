@@ -21,9 +21,9 @@ from redis import ConnectionPool
 from gpuqueue.glue.results import envelope, events
 from gpuqueue.glue.results.running import store_running_states
 from gpuqueue.store import sentinel
-from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis
+from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis, be_patient
 from gpuqueue.store.handshake import shorten
-from gpuqueue.store.passing import passes
+from gpuqueue.store.passing import passes, refuses
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
 #: At its start, the deadline of the watcher is shorter.
@@ -51,10 +51,22 @@ class _Outage:
         return now - self._began
 
 
-class _OutagePatience(Patience):
-    """Waits for the end of an outage, however many commands fail in it. ``waits`` turns it on."""
+class StakePatience(Patience):
+    """Waits for more while the work of a task is at stake: for someone who gives this client its
+    rights back. A refused executor that gave up would have its job run again, for hours, and the
+    next executor be refused as well.
+    """
 
-    waits = True
+    at_stake = False
+
+    def repeats(self, error: Exception) -> bool:
+        """Return whether a command is repeated after an error."""
+        return super().repeats(error) or (self.at_stake and refuses(error))
+
+
+class _OutagePatience(StakePatience):
+    """Waits for the end of an outage, however many commands fail in it."""
+
     patience: float | None = None
     """None: :data:`PATIENCE`."""
 
@@ -66,15 +78,17 @@ class _OutagePatience(Patience):
         """Return whether the outage has lasted for too long."""
         # A server that does not answer fails too seldom for one outage.
         seconds = max(self._outage.seconds(), time.monotonic() - began)
-        return not self.waits or seconds >= (self.patience or PATIENCE)
+        return seconds >= (self.patience or PATIENCE)
 
 
 class _SenderPatience(_OutagePatience):
-    """The patience of messages: only while a task runs and its outcome is written. An event that
-    cannot be sent must delay nothing.
+    """The patience of messages: only while work is at stake. An event that cannot be sent must
+    delay nothing.
     """
 
-    waits = False
+    def over(self, began: float) -> bool:
+        """Return whether the outage has lasted for too long."""
+        return super().over(began) or not self.at_stake
 
 
 class _Waiting:
@@ -87,7 +101,7 @@ class _Waiting:
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
         shorten(pool)
-        pool.set_retry(_SenderPatience(pool, _broker))
+        be_patient(pool, _SenderPatience(pool, _broker))
         return pool
 
     def _after_fork(self) -> None:
@@ -118,7 +132,7 @@ _prepared: WeakSet[Celery] = WeakSet()
 
 def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     """Make the result backend of an application wait for ``patience`` seconds, and the senders of
-    messages within :func:`sending`.
+    messages within :func:`at_stake`.
     """
     _OutagePatience.patience = patience
     app.conf.result_backend_max_retries = int((patience or PATIENCE) // 5)  # for other backends
@@ -133,10 +147,10 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
     backend = app.backend
     if isinstance(backend, RedisBackend):
         backend.always_retry = False
-        client = backend.client
-        sentinel.ask_again(client.connection_pool)
-        shorten(client.connection_pool)
-        client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
+        pool = backend.client.connection_pool
+        sentinel.ask_again(pool)
+        shorten(pool)
+        be_patient(pool, _OutagePatience(pool, _Outage()))
 
 
 def prepare(app: Celery, state: Redis | None) -> None:
@@ -163,10 +177,10 @@ def _server(pool: ConnectionPool) -> Any:
 
 
 @contextmanager
-def sending() -> Iterator[None]:
-    """Messages wait for Redis meanwhile."""
-    _SenderPatience.waits = True
+def at_stake() -> Iterator[None]:
+    """Work is at stake meanwhile: messages wait for Redis, and no refusal is final."""
+    before, StakePatience.at_stake = StakePatience.at_stake, True
     try:
         yield
     finally:
-        _SenderPatience.waits = False
+        StakePatience.at_stake = before

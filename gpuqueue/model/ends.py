@@ -19,7 +19,7 @@ EXIT_OK = 0
 EXIT_NO_APPLICATION = 72
 """The application cannot be loaded (EX_OSFILE)."""
 EXIT_NO_STATE = 75
-"""Redis could not be reached (EX_TEMPFAIL)."""
+"""Redis could not be reached, or failed a command (EX_TEMPFAIL)."""
 EXIT_STALE = 76
 """The attempt did not belong to this process, or no longer."""
 EXIT_DEVICE = 77
@@ -99,11 +99,16 @@ def _explain(code: int | None) -> End:
             " restarted)",
         )
     if code == EXIT_NO_STATE:
-        return End(EndReason.INFRA, "the executor could not reach Redis (exit code 75)")
+        return End(
+            EndReason.INFRA,
+            "the executor could not reach Redis, or Redis failed a command of it (exit code 75);"
+            " see its log",
+        )
     if code == EXIT_STALE:
         return End(
             EndReason.INFRA,
-            "another process had claimed the attempt, or it was no longer current (exit code 76)",
+            "another process had claimed the attempt, it was no longer current, or Redis had lost"
+            " its message (exit code 76)",
         )
     if code == EXIT_DEVICE:
         return End(EndReason.INFRA, "the GPU failed under the job (exit code 77)")

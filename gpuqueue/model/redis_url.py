@@ -83,6 +83,19 @@ def has_wrong_database(url: str) -> bool:
     return bool(database) and not (database.isascii() and database.isdecimal())
 
 
+def has_several(url: str) -> bool:
+    """Whether an address of one Redis names several servers, as Celery takes them for failover."""
+    return not sentinel_url.is_sentinel(url) and re.search(r";\s*[a-z+]+://", url) is not None
+
+
+def unknown_option(url: str) -> str | None:
+    """Return an option in the address of a broker that Celery's transport does not take."""
+    if not url.startswith(("redis://", "rediss://")):
+        return None
+    options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    return next((each for each in options if not each.startswith("ssl_")), None)
+
+
 def uses_tls(url: str) -> bool:
     """Whether a client of this address uses TLS."""
     if sentinel_url.is_sentinel(url):

@@ -10,7 +10,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpuqueue.errors import SettingsError
 from gpuqueue.model import celery_redis
 from gpuqueue.model.celery_redis import CeleryRedis
-from gpuqueue.model.redis_url import has_wrong_database, has_wrong_port, mask, tls_problems
+from gpuqueue.model.redis_url import (
+    has_several,
+    has_wrong_database,
+    has_wrong_port,
+    mask,
+    tls_problems,
+    unknown_option,
+)
 
 
 def named(*names: str) -> AliasChoices:
@@ -84,6 +91,11 @@ class RedisSettings(EnvironmentSettings):
                 raise ValueError(
                     f"{alias}={mask(url)!r} is not Redis; use one of {', '.join(schemes)}"
                 )
+            if url and has_several(url):
+                raise ValueError(
+                    f"{alias}={mask(url)!r} has several addresses; use that of one server, or those"
+                    " of Sentinels (sentinel://)"
+                )
             if url and has_wrong_port(url):
                 raise ValueError(
                     f"{alias}={mask(url)!r} has a port that is none; use a number from 1 to 65535,"
@@ -94,6 +106,12 @@ class RedisSettings(EnvironmentSettings):
                     f"{alias}={mask(url)!r} has a database that is no number; end it with /0, or"
                     " with the number of another database"
                 )
+        if self.broker_url and (option := unknown_option(self.broker_url)):
+            raise ValueError(
+                f"CELERY_BROKER_URL={mask(self.broker_url)!r} has the option {option!r}, which"
+                " Celery's broker does not take; remove it: a database ends the path (/1), and"
+                " options of the transport are in GPUQUEUE_BROKER_TRANSPORT_OPTIONS"
+            )
         return self
 
     @model_validator(mode="after")

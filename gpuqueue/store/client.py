@@ -24,7 +24,14 @@ from gpuqueue.model import sentinel_url
 from gpuqueue.model.redis_url import mask, plain
 from gpuqueue.store import sentinel
 from gpuqueue.store.handshake import opened, short
-from gpuqueue.store.passing import changes_role, describe, passes, state_of, tls_error
+from gpuqueue.store.passing import (
+    changes_role,
+    describe,
+    forbidden,
+    passes,
+    state_of,
+    tls_error,
+)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,13 +48,10 @@ SILENCE = 5.0
 RedisError = redis.RedisError
 ResponseError = redis.ResponseError
 Redis = redis.Redis
-#: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
-_FORBIDDEN = (
-    "can't run this command",
-    "can't access at least one of the keys",
-    "ACL failure in script",
-    "NOPERM",
-)
+#: The classes of errors that may pass. Their texts decide.
+_REPEATABLE = (redis.RedisError, ConnectionError, TimeoutError)
+#: The attribute of an error whose command was repeated in vain.
+_REPEATED = "gpuqueue_repeated"
 #: OpenSSL codes for a certificate of another host or address, and for an expired one.
 _OTHER_HOST, _EXPIRED = (62, 64), 10
 
@@ -70,7 +74,7 @@ class Patience(Retry):
         super().__init__(
             ExponentialBackoff(cap=PAUSE, base=0.05),
             retries,
-            (redis.RedisError, ConnectionError, TimeoutError),
+            _REPEATABLE,
         )
         self._seconds = max(timeout, retries * PAUSE)
         self._pool = pool
@@ -86,7 +90,7 @@ class Patience(Retry):
 
         def failed(error: Exception, *more: Any) -> None:
             nonlocal told
-            if not passes(error):
+            if not self.repeats(error):
                 raise error
             fail(error, *more)
             if changes_role(error):
@@ -100,11 +104,41 @@ class Patience(Retry):
                     "Redis %s: %s; waiting", problem, error, extra={"action": "redis_waits"}
                 )
 
-        return super().call_with_retry(do, failed, *args, **kwargs)
+        try:
+            return super().call_with_retry(do, failed, *args, **kwargs)
+        except self._supported_errors as error:
+            vars(error)[_REPEATED] = True
+            raise
+
+    def repeats(self, error: Exception) -> bool:
+        """Return whether a command is repeated after an error."""
+        return passes(error)
 
     def over(self, began: float) -> bool:
         """Return whether a command has failed for too long since ``began`` (monotonic)."""
         return time.monotonic() - began >= self._seconds
+
+
+def be_patient(pool: redis.ConnectionPool, patience: Patience) -> None:
+    """Have a pool and its connections repeat what fails and passes.
+
+    A connection that leaves its pool is checked. If it is closed, redis-py replaces it, and raises
+    if the new one is closed as well.
+    """
+    get_connection = pool.get_connection
+
+    def unless_repeated(error: Exception) -> None:
+        if _REPEATED in vars(error):  # by the connection, which cannot connect
+            raise error
+
+    def patiently(*args: Any, **kwargs: Any) -> Any:
+        current: Retry = pool.connection_kwargs["retry"]
+        return current.call_with_retry(lambda: get_connection(*args, **kwargs), unless_repeated)
+
+    pool.set_retry(patience)
+    # redis-py before 6 repeats no other error.
+    pool.connection_kwargs["retry_on_error"] = list(_REPEATABLE)
+    pool.get_connection = patiently  # type: ignore[method-assign]
 
 
 def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIES) -> redis.Redis:
@@ -128,7 +162,7 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
         client = redis.Redis.from_pool(sentinel.pool(sentinel_url.parse(url), timeout, options))
     else:
         client = redis.Redis.from_url(address, **options)
-    client.set_retry(Patience(retries, timeout, client.connection_pool))
+    be_patient(client.connection_pool, Patience(retries, timeout, client.connection_pool))
     return client
 
 
@@ -215,14 +249,6 @@ def _sentinel_fix(exc: redis.RedisError, setting: str) -> str:
     if isinstance(exc, sentinel.UnknownPrimary):
         return "correct its master_name"
     return ""
-
-
-def forbidden(exc: BaseException) -> bool:
-    """Whether Redis forbids the user this command, directly or within a script."""
-    text = str(exc)
-    return isinstance(exc, redis.exceptions.NoPermissionError) or (
-        isinstance(exc, redis.ResponseError) and any(words in text for words in _FORBIDDEN)
-    )
 
 
 def _tls_fix(exc: BaseException | None, setting: str) -> str:

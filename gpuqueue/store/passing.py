@@ -70,6 +70,16 @@ _CLOSED: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 #: Errors of connections that do not pass.
 _REFUSALS: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
+#: Parts of the errors for a forbidden command, also within a script: Redis 6.2, then newer ones.
+_FORBIDDEN: Final = (
+    "can't run this command",
+    "can't access at least one of the keys",
+    "ACL failure in script",
+    "NOPERM",
+)
+#: How a server without users and passwords begins what it says to clients of other hosts.
+_PROTECTED: Final = "DENIED "
+
 
 def passes(exc: BaseException | None) -> bool:
     """Return whether an error passes. An error of another library passes if its cause does."""
@@ -83,6 +93,27 @@ def passes(exc: BaseException | None) -> bool:
     if isinstance(exc, ConnectionError | TimeoutError):
         return True
     return exc is not None and passes(exc.__cause__)
+
+
+def refuses(exc: BaseException | None) -> bool:
+    """Return whether Redis refuses this client, or fails to prove its identity: its user, its
+    password, its rights, its address, or a certificate. It ends when someone corrects that: users
+    are loaded again, a certificate is renewed, a replica that was promoted gets its users.
+    """
+    if isinstance(exc, _REFUSALS):
+        return True
+    if isinstance(exc, redis.RedisError):
+        said = str(exc).rpartition(_PIPELINE)[2] if isinstance(exc, redis.ResponseError) else ""
+        return said.startswith(_PROTECTED) or forbidden(exc) or tls_error(exc) is not None
+    return exc is not None and refuses(exc.__cause__)
+
+
+def forbidden(exc: BaseException) -> bool:
+    """Return whether Redis forbids the user this command, directly or within a script."""
+    text = str(exc)
+    return isinstance(exc, exceptions.NoPermissionError) or (
+        isinstance(exc, redis.ResponseError) and any(words in text for words in _FORBIDDEN)
+    )
 
 
 def changes_role(exc: BaseException) -> bool:
@@ -103,6 +134,8 @@ def describe(exc: BaseException) -> State:
         return state
     if passes(exc):
         return State("cannot be reached", "try again when it answers")
+    if tls_error(exc) is not None:
+        return State("does not prove its identity", "check its certificate, and the ssl_… options")
     return State("refuses the command", "trying again cannot help")
 
 

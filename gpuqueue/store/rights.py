@@ -16,7 +16,8 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.errors import ServerUnreachable
 from gpuqueue.model.celery_redis import BACKEND, BROKER, CeleryRedis
 from gpuqueue.model.redis_url import is_redis
-from gpuqueue.store.client import connect, explained, forbidden
+from gpuqueue.store.client import connect, explained
+from gpuqueue.store.passing import forbidden
 from gpuqueue.store.reader import Reader
 
 #: The user in users.acl that has the rights.

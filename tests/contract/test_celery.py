@@ -25,8 +25,8 @@ from celery.worker.consumer.control import Control
 from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
+from kombu import Connection, Message, Queue
 from kombu import Consumer as QueueConsumer
-from kombu import Message, Queue
 from kombu.transport.redis import Channel, QoS
 
 from gpuqueue.glue.worker.consumer import Consumer as OurConsumer
@@ -340,3 +340,10 @@ def test_chord_unlock_goes_to_the_queue_of_the_chord_s_body(app: Celery, tmp_pat
         found = channel.basic_get("gpu.t4.shared")
         assert found and found.headers["task"] == "celery.chord_unlock"
         channel.basic_ack(found.delivery_tag)
+
+
+def test_a_broker_takes_no_options_of_an_address_but_those_of_tls() -> None:
+    assert Connection("rediss://redis/0?ssl_cert_reqs=none")
+    for option in ("db=1", "socket_timeout=5", "virtual_host=1", "password=secret"):
+        with pytest.raises(TypeError, match=option.partition("=")[0]):
+            Connection(f"redis://redis/0?{option}")

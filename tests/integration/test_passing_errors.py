@@ -26,6 +26,8 @@ from tests.support.redis_troubles import (
     MasterDown,
     NoDisk,
     NoReplicas,
+    NoRights,
+    NoUser,
     OutOfMemory,
     ReadOnly,
     Trouble,
@@ -51,6 +53,7 @@ def dispatcher(stack: CrashStack) -> WorkerNode:
 
 
 TROUBLES = [ReadOnly, MasterDown, OutOfMemory, NoReplicas, NoDisk, Busy, Connections, Loading]
+TROUBLES += [NoRights, NoUser]
 
 
 def wait_for_notes(stack: CrashStack, *words: str) -> None:
@@ -152,7 +155,7 @@ def apart(tmp_path: Path, running_stacks: list[Stack]) -> Iterator[CrashStack]:
 
 
 @pytest.mark.parametrize(
-    "kind", [ReadOnly, NoReplicas, Connections], ids=lambda kind: kind.__name__
+    "kind", [ReadOnly, NoReplicas, Connections, NoRights, NoUser], ids=lambda kind: kind.__name__
 )
 def test_callbacks_retries_and_results_wait(
     apart: CrashStack, tmp_path: Path, kind: type[Trouble]
@@ -176,7 +179,7 @@ def test_callbacks_retries_and_results_wait(
     assert [attempts(apart, each) for each in jobs] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", [ReadOnly, Busy], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [ReadOnly, Busy, NoRights, NoUser], ids=lambda kind: kind.__name__)
 def test_a_dispatcher_outlives_more_than_its_patience(
     stack: CrashStack, dispatcher: WorkerNode, kind: type[Trouble]
 ) -> None:
@@ -292,3 +295,8 @@ def test_killed_connections_cost_nothing(
     assert [each.get(timeout=PATIENCE) for each in results] == ["finished"] * 3
     assert_well(stack, dispatcher)
     assert stack.noted().count("working") == 3
+    stack.client.client_kill_filter(_type="pubsub", skipme=True)
+    lost = "Trying to re-establish the connection"
+    until(lambda: lost in dispatcher.logs(), PATIENCE, "a lost connection", dispatcher.logs)
+    assert_well(stack, dispatcher)
+    assert "DeprecationWarning" not in dispatcher.logs()

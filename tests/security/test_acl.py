@@ -448,6 +448,34 @@ def test_the_job_of_an_executor_without_its_rights_fails_with_that_error(
     acl_redis.denied()
 
 
+@pytest.mark.slow
+def test_an_executor_refused_at_its_end_waits_and_keeps_its_outcome(
+    acl_redis: AclRedis, tmp_path: Path
+) -> None:
+    urls = {user: acl_redis.url(user) for user in USERS}
+    with SecuredStack(tmp_path, urls, cluster=True) as stack:
+        stack.dispatcher()
+        client = stack.client()
+        client.do("job = ledger.gpu_progress.delay('refused')")
+        stack.told("refused")
+        acl_redis.denied()
+        acl_redis.admin.acl_setuser("gpuqueue-executor", enabled=False)
+        acl_redis.admin.client_kill_filter(user="gpuqueue-executor")
+        stack.go("refused")
+
+        def refusals() -> int:
+            log: list[dict[str, Any]] = acl_redis.admin.acl_log()
+            mine = (each for each in log if each["username"] == "gpuqueue-executor")
+            return sum(each["count"] for each in mine)
+
+        until(lambda: refusals() >= 5, PATIENCE, "an executor that asks again", stack.logs)
+        acl_redis.admin.acl_setuser("gpuqueue-executor", enabled=True)
+        found = client.do("answer = job.get(timeout=40), job.id")
+        status = stack.command("why", found[1]).stdout
+    assert found[0] == "done" and "attempt: 1" in status, status
+    acl_redis.denied()
+
+
 def test_a_pod_that_may_not_wait_until_it_is_told_looks_often(
     acl_redis: AclRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,40 @@ class Connections(Trouble):
         return self._rejected()
 
 
+class NoRights(Trouble):
+    """The users are loaded again, and for a while the one of all processes has no rights."""
+
+    word = "NOPERM"
+
+    def begin(self) -> None:
+        self.client.acl_setuser(
+            "admin",
+            enabled=True,
+            passwords=["+secret"],
+            commands=["+@all"],
+            keys=["*"],
+            channels=["*"],
+        )
+        self.client.auth("secret", "admin")
+        self._refuse()
+        self.client.client_kill_filter(_type="normal", skipme=True)
+
+    def _refuse(self) -> None:
+        self.client.acl_setuser("default", enabled=True, commands=["-@all"])
+
+    def end(self) -> None:
+        self.client.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"])
+
+
+class NoUser(NoRights):
+    """The same, and it cannot log in."""
+
+    word = "NOAUTH"
+
+    def _refuse(self) -> None:
+        self.client.acl_setuser("default", enabled=False)
+
+
 class Loading(Trouble):
     """The server is a replica for a while, and loads the same data slowly."""
 

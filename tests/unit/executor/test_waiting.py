@@ -12,8 +12,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from gpuqueue.executor import waiting
-from gpuqueue.executor.waiting import sending, wait_for_redis
+from gpuqueue.executor import redis_of, waiting
+from gpuqueue.executor.waiting import at_stake, wait_for_redis
 from tests.support.scripted_redis import OK, Answer, ScriptedRedis
 from tests.support.waiting import until
 
@@ -86,7 +86,7 @@ def test_a_message_waits_only_while_a_task_runs(connect: Callable[[str], Celery]
 
         ending = threading.Thread(target=end)
         ending.start()
-        with sending():
+        with at_stake():
             publish(app)
         ending.join()
         assert client.llen("celery") == 1
@@ -104,3 +104,50 @@ def test_an_outage_is_waited_for_once_by_all_commands_together(
                 client.set("key", "text")
         assert time.monotonic() - began >= 0.3
         assert tries(server, "SET") < 10
+
+
+REFUSALS = [
+    "NOAUTH Authentication required.",
+    "WRONGPASS invalid username-password pair or user is disabled.",
+    "NOPERM this user has no permissions to run the 'set' command",
+    "DENIED Redis is running in protected mode because protected mode is enabled",
+]
+
+
+@pytest.mark.parametrize("line", REFUSALS)
+def test_a_refusal_is_waited_for_only_while_work_is_at_stake(
+    connect: Callable[[str], Celery], line: str
+) -> None:
+    left = [line] * 3
+
+    def answer(command: list[str]) -> bytes:
+        return f"-{left.pop()}\r\n".encode() if left and command[0] == "SET" else OK
+
+    with ScriptedRedis(answer) as server:
+        for client in (connect(server.url).backend.client, redis_of.client(server.url)):
+            left[:] = [line] * 3
+            with pytest.raises(redis.RedisError, match=line.partition(" ")[2]):
+                client.set("key", "text")
+            assert len(left) == 2
+            with at_stake():
+                client.set("key", "text")
+            assert not left
+            client.close()
+
+
+def test_any_other_refusal_ends_work_that_is_at_stake() -> None:
+    def answer(command: list[str]) -> bytes:
+        return b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+
+    with ScriptedRedis(answer) as server, redis_of.client(server.url) as client, at_stake():
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            client.set("key", "text")
+        assert tries(server, "SET") == 1
+
+
+def test_work_is_at_stake_until_the_outermost_hand_is_done() -> None:
+    with at_stake():
+        with at_stake():
+            pass
+        assert waiting.StakePatience.at_stake
+    assert not waiting.StakePatience.at_stake

@@ -16,12 +16,17 @@ ENDS: dict[str, tuple[int | None, EndReason, bool, str]] = {
         True,
         "its exit status was not observed",
     ),
-    "no Redis is the infrastructure's": (75, EndReason.INFRA, True, "could not reach Redis"),
+    "no Redis is the infrastructure's": (
+        75,
+        EndReason.INFRA,
+        True,
+        "could not reach Redis, or Redis failed a command of it (exit code 75)",
+    ),
     "a taken attempt is tried again": (
         76,
         EndReason.INFRA,
         True,
-        "another process had claimed the attempt",
+        "no longer current, or Redis had lost its message (exit code 76)",
     ),
     "a Redis that refuses is the infrastructure's": (
         78,

@@ -90,6 +90,18 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"CELERY_BROKER_URL": "redis://:secret@r:6379/1/2"},
         "CELERY_BROKER_URL='redis://:**@r:6379/1/2' has a database that is no number",
     ),
+    "several servers": (
+        {"CELERY_BROKER_URL": "redis://:secret@a/0;redis://:secret@b/0"},
+        "CELERY_BROKER_URL='redis://:**@b/0' has several addresses; use that of one server",
+    ),
+    "an option of a client": (
+        {"CELERY_BROKER_URL": "redis://:secret@r:6379?db=1"},
+        "CELERY_BROKER_URL='redis://:**@r:6379?db=1' has the option 'db', which Celery's broker",
+    ),
+    "an option without a value": (
+        {"CELERY_BROKER_URL": "rediss://r/0?ssl_cert_reqs=none&socket_timeout="},
+        "has the option 'socket_timeout', which Celery's broker does not take; remove it",
+    ),
     "a state store other than Redis": (
         {"GPUQUEUE_REDIS_URL": "http://r"},
         "GPUQUEUE_REDIS_URL='http://r' is not Redis",

@@ -12,7 +12,15 @@ from kombu.exceptions import OperationalError
 
 from gpuqueue.errors import ServerNotReady, ServerNotTrusted, StateUnavailable
 from gpuqueue.store.client import connect, explained
-from gpuqueue.store.passing import STATES, changes_role, describe, passes, word_of
+from gpuqueue.store.handshake import opened
+from gpuqueue.store.passing import (
+    STATES,
+    changes_role,
+    describe,
+    passes,
+    refuses,
+    word_of,
+)
 from gpuqueue.store.scripts import LOADS, Scripts
 from tests.support.scripted_redis import CLOSE, OK, ScriptedRedis
 from tests.support.waiting import until
@@ -34,24 +42,27 @@ PASSING = {
 }
 IN_6_2 = "ERR Error running script (call to f_ecfa6c8d1a90): @user_script:12: @user_script: 12: -"
 #: Lines of servers that repeating does not change.
-LASTING = [
-    "ERR unknown command 'FOO', with args beginning with: 'READONLY you' ",
-    "WRONGTYPE Operation against a key holding the wrong kind of value",
+REFUSALS = [
     "NOPERM User u has no permissions to run the 'set' command",
     "NOAUTH Authentication required.",
     "WRONGPASS invalid username-password pair or user is disabled.",
+    "DENIED Redis is running in protected mode because protected mode is enabled",
+    "EXECABORT Transaction discarded because of: NOPERM no rights",
+    "ERR Error running script (call to f_913f): @user_script:1: @user_script: 1: -NOPERM no",
+    "ERR ACL failure in script: User u has no permissions to run the 'set' command",
+]
+LASTING = [
+    *REFUSALS,
+    "ERR unknown command 'FOO', with args beginning with: 'READONLY you' ",
+    "WRONGTYPE Operation against a key holding the wrong kind of value",
     "NOSCRIPT No matching script. Please use EVAL.",
     "BUSYKEY Target key name already exists.",
     "BUSYGROUP Consumer Group name already exists",
     "MOVED 3999 127.0.0.1:6381",
     "CROSSSLOT Keys in request don't hash to the same slot",
-    "DENIED Redis is running in protected mode because protected mode is enabled",
     "EXECABORT Transaction discarded because of previous errors.",
-    "EXECABORT Transaction discarded because of: NOPERM no rights",
     "ERR user_script:1: READONLY data script: 913fe641, on @user_script:1.",
     "ERR Error running script (call to f_913f): @user_script:1: user_script:1: x: -READONLY you",
-    "ERR Error running script (call to f_913f): @user_script:1: @user_script: 1: -NOPERM no",
-    "ERR ACL failure in script: User u has no permissions to run the 'set' command",
 ]
 Call = Callable[[redis.Redis], object]
 
@@ -127,6 +138,7 @@ def test_the_cause_of_a_discarded_transaction_decides(word: str) -> None:
 def test_any_other_error_of_a_server_does_not_pass(line: str, call: Call) -> None:
     error = raised(line, call)
     assert not passes(error), repr(error)
+    assert refuses(error) == (line in REFUSALS)
     assert not changes_role(error)
 
 
@@ -185,6 +197,8 @@ def test_a_wrong_certificate_does_not_pass_and_a_closed_handshake_does() -> None
     plain = behind(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"))
     closed = behind(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"))
     assert [passes(each) for each in (wrong, plain, closed)] == [False, False, True]
+    assert [refuses(each) for each in (wrong, plain, closed)] == [True, True, False]
+    assert describe(wrong).problem == "does not prove its identity"
     url = "rediss://redis:6379/0"
     found = [isinstance(explained(each, url, "X"), ServerNotTrusted) for each in (wrong, closed)]
     assert found == [True, False]
@@ -203,6 +217,9 @@ def test_an_error_of_another_library_passes_with_its_cause(kind: type[Exception]
         return error
 
     assert passes(wrapped("READONLY no"))
+    assert not refuses(wrapped("READONLY no"))
+    assert refuses(wrapped("NOPERM no"))
+    assert not refuses(None)
     assert not passes(wrapped("NOPERM no"))
     assert passes(ConnectionResetError())
     assert not passes(ValueError("READONLY no"))
@@ -233,7 +250,7 @@ def test_idle_connections_to_a_server_of_another_role_are_closed(word: str) -> N
     answers = [f"-{word} {PASSING[word]}\r\n".encode(), OK]
     with ScriptedRedis(lambda words: answers.pop(0)) as server, connect(server.url) as client:
         pool = client.connection_pool
-        for each in [pool.get_connection(), pool.get_connection()]:
+        for each in [opened(pool), opened(pool)]:
             pool.release(each)
         until(lambda: server.open == 2, what="two connections")
         client.set("key", "text")
