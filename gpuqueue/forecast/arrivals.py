@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise, takewhile
 from operator import itemgetter
 
 from gpuqueue.forecast.run_times import RunTimes
 from gpuqueue.forecast.snapshot import Snapshot, Waiting
 
-#: How much faster or slower jobs may come than of late, as long as little is known of that: the
-#: deviation of the logarithm. It counts as much as so many changes of pace that were seen: those
-#: are of short times, and over a longer one the pace changes more.
-SPREAD, CHANGES = 1.5, 4
+#: How much faster or slower jobs may come than of late, as long as nothing is known of that: the
+#: deviation of the logarithm. It counts as much as one change of pace that was seen.
+SPREAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,22 @@ class Arrivals:
 
     @cached_property
     def spread(self) -> float:
-        """How much the pace changes from one stretch to the next: the deviation of the logarithm of
-        the time that each took.
+        """How much the pace changes: the deviation of the logarithm of the time that as many jobs
+        take, from one stretch to the next. Stretches are made twice as long again and again; those
+        count whose pace changes most, since a wait is as long as any of them.
         """
-        ends = [when for when, _ in self.jobs[:: self.stretch]]
+        lengths = takewhile(lambda each: 2 * each <= len(self.jobs), self._lengths())
+        return max(map(self._change, lengths), default=SPREAD)
+
+    def _lengths(self) -> Iterator[int]:
+        return (self.stretch << doubled for doubled in count())
+
+    def _change(self, length: int) -> float:
+        ends = [when for when, _ in self.jobs[::length]]
         took = [after - before for before, after in pairwise(ends)]
         took = [each for each in took if each > 0]
         changes = [math.log(new / old) ** 2 for old, new in pairwise(took)]
-        known = math.fsum([CHANGES * SPREAD**2, *changes])
-        return math.sqrt(known / (CHANGES + len(changes)))
+        return math.sqrt(math.fsum([SPREAD**2, *changes]) / (1 + len(changes)))
 
     def again(self, now: float, back: int, pace: float) -> Iterator[tuple[float, Waiting]]:
         """Yield what comes from ``now`` on, ``pace`` times as fast as it came of late.
