@@ -19,11 +19,18 @@ import pytest
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.runtime import Runtime, prepare
+from gpuqueue.model.ends import EXIT_CONFIG
 from tests.support.shared_memory import LEAVES_SHARED_MEMORY
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 PAUSES = "import signal; signal.pause()"
+#: Ends its main thread alone: the system call ``exit``, not ``exit_group``.
+HEADLESS = """
+import _thread, ctypes, os, time
+_thread.start_new_thread(time.sleep, (600,))
+ctypes.CDLL(None).syscall({"aarch64": 93}.get(os.uname().machine, 60), 0)
+"""
 #: Starts a runner in place of ``python -m gpuqueue.runner``, with something changed.
 CHANGED = "import os, sys; {change}; from gpuqueue.runner.main import run; run()"
 
@@ -227,6 +234,26 @@ def test_broken_import_is_said_once_with_its_traceback(machine: Machine, tmp_pat
     assert 'broken.py", line 2, in f' in machine.runtime.log.read_text()
 
 
+@pytest.mark.parametrize(
+    "closes",
+    [
+        "os.closerange(3, 4096)",
+        "os.closerange(0, 4096)",
+        "os.closerange(3, 4096); K = [open(os.devnull) for _ in range(30)]",
+    ],
+)
+def test_an_import_may_close_all_descriptors(machine: Machine, tmp_path: Path, closes: str) -> None:
+    (tmp_path / "daemon.py").write_text(f"import os, celery\napp = celery.Celery()\n{closes}\n")
+    env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "daemon", "PYTHONPATH": str(tmp_path)}
+    one = machine.dispatcher(PAUSES, env=env)
+    for name in ("a", "b"):
+        one.start(name, {})
+        assert machine.end()["code"] == EXIT_CONFIG, "a forked executor without its variables"
+        assert "is not set" in machine.runtime.output(name).read_text()
+    machine.dispatcher(PAUSES, env=env).connect()
+    assert len(machine.runners()) == 1
+
+
 def test_a_full_disk_starts_no_process_and_ends_no_runner(machine: Machine) -> None:
     patch, half = "w, tries = os.pwrite, []; os.pwrite = ", "tries.append(1) or len(data) // 2"
     change = f"{patch}lambda f, data, at: w(f, data, at) if data.strip() or tries else {half}"
@@ -238,6 +265,11 @@ def test_a_full_disk_starts_no_process_and_ends_no_runner(machine: Machine) -> N
     assert (machine.end()["nonce"], machine.ended.empty()) == ("b", True)
     left = [*machine.runtime.attempts(), *(machine.runtime.path / "attempts").iterdir()]
     assert left == []
+
+
+def test_a_process_whose_main_thread_has_ended_alone_is_ended(machine: Machine) -> None:
+    machine.dispatcher(HEADLESS).start("a", {})
+    assert (machine.end()["nonce"], machine.ended.empty()) == ("a", True)
 
 
 def test_ends_are_polled_without_pidfds(machine: Machine) -> None:
