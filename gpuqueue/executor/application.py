@@ -20,6 +20,7 @@ from celery.worker.request import Request
 
 from gpuqueue.errors import ApplicationNotFound
 from gpuqueue.executor import redis_of, streams
+from gpuqueue.executor.leaving import copies_end
 from gpuqueue.executor.waiting import wait_for_redis
 from gpuqueue.imports import uncollected
 
@@ -53,7 +54,7 @@ def find(name: str | None) -> Celery:
     sys.path.insert(0, "")  # like celery: the working directory
     environ = dict(os.environ)  # the application may clear it
     try:
-        with uncollected():
+        with copies_end(), uncollected():
             app: Celery = find_app(name)
             app.finalize()
             app.loader.import_default_modules()

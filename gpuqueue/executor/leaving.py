@@ -76,7 +76,7 @@ def _end_copy(exc: BaseException | None) -> NoReturn:
         sys.stderr.write(f"{code}\n")
     leave_at_once(
         code & 0xFF if isinstance(code, int) else int(code is not None),
-        f"process {os.getpid()}, which the task has forked, came out of the code of the task",
+        f"process {os.getpid()}, which the application has forked, came out of its code",
     )
 
 

@@ -20,6 +20,7 @@ from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.runtime import Runtime, prepare
 from gpuqueue.model.ends import EXIT_CONFIG
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from tests.support.shared_memory import LEAVES_SHARED_MEMORY
 from tests.support.waiting import PATIENCE, until
 
@@ -209,17 +210,33 @@ def test_runner_that_dies_at_its_start_is_the_hosts_fault(machine: Machine) -> N
         one.start("a", {})
 
 
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [(4, "os._exit(4)"), (0, "os.fork() and os._exit(0); os.closerange(0, 4096)")],
+    ids=["exit", "daemon"],
+)
 def test_import_that_ends_the_process_is_the_applications_fault(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, code: int, ends: str
 ) -> None:
-    (tmp_path / "dies.py").write_text("import os; os._exit(4)")
+    (tmp_path / "dies.py").write_text(f"import celery, os; app = celery.Celery(); {ends}")
     env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "dies", "PYTHONPATH": str(tmp_path)}
+    env |= {LOAD_TIMEOUT: str(PATIENCE)}
     one = machine.dispatcher(PAUSES, env=env)
     with pytest.raises(
-        RunnerRefuses, match=r"GPUQUEUE_APP='dies' ended its process.*code 4"
+        RunnerRefuses, match=rf"GPUQUEUE_APP='dies' ended its process.*code {code}"
     ) as seen:
         one.start("a", {})
     assert seen.value.kind == "application"
+    until(lambda: not machine.runners(), PATIENCE, "no copy of it is left")
+
+
+def test_a_copy_of_the_runner_that_an_import_forks_ends(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text("import celery, os; app = celery.Celery(); os.fork()")
+    env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "forks", "PYTHONPATH": str(tmp_path)}
+    machine.dispatcher(PAUSES, env=env).start("a", {})
+    assert machine.end()["code"] == EXIT_CONFIG
+    until(lambda: "came out of its code" in machine.runtime.log.read_text(), PATIENCE)
+    assert len(machine.runners()) == 1
 
 
 def test_broken_import_is_said_once_with_its_traceback(machine: Machine, tmp_path: Path) -> None:
