@@ -20,9 +20,8 @@ from redis import ConnectionPool
 
 from gpuqueue.glue.results import envelope, events
 from gpuqueue.glue.results.running import store_running_states
-from gpuqueue.store import sentinel
+from gpuqueue.store import handshake, sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis
-from gpuqueue.store.handshake import shorten
 from gpuqueue.store.passing import passes
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
@@ -86,7 +85,7 @@ class _Waiting:
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
-        shorten(pool)
+        handshake.shorten(pool)
         pool.set_retry(_SenderPatience(pool, _broker))
         return pool
 
@@ -135,7 +134,7 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
         backend.always_retry = False
         client = backend.client
         sentinel.ask_again(client.connection_pool)
-        shorten(client.connection_pool)
+        handshake.shorten(client.connection_pool)
         client.set_retry(_OutagePatience(client.connection_pool, _Outage()))
 
 
@@ -144,6 +143,8 @@ def prepare(app: Celery, state: Redis | None) -> None:
     Where the broker is the Redis of the ``state``, events need none.
     """
     wait_for_redis(app)
+    if isinstance(app.backend, RedisBackend):
+        handshake.prepare(app.backend.client.connection_pool)
     with suppress(Exception):  # an executor logs that it sends no events
         if issubclass(app.connection_for_write().transport.Channel, _Waiting):
             connection = events.prepare(app)
