@@ -15,9 +15,10 @@ from operator import itemgetter
 from gpuqueue.forecast.run_times import RunTimes
 from gpuqueue.forecast.snapshot import Snapshot, Waiting
 
-#: How much faster or slower jobs may come than of late, as long as nothing is known of that: the
-#: deviation of the logarithm. It counts as much as one change of pace that was seen.
-SPREAD = 1.0
+#: How much faster or slower jobs may come than of late, as long as little is known of that: the
+#: deviation of the logarithm. It counts as much as so many changes of pace that were seen: those
+#: are of short times, and over a longer one the pace changes more.
+SPREAD, CHANGES = 1.5, 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Arrivals:
         took = [after - before for before, after in pairwise(ends)]
         took = [each for each in took if each > 0]
         changes = [math.log(new / old) ** 2 for old, new in pairwise(took)]
-        return math.sqrt(math.fsum([SPREAD**2, *changes]) / (1 + len(changes)))
+        known = math.fsum([CHANGES * SPREAD**2, *changes])
+        return math.sqrt(known / (CHANGES + len(changes)))
 
     def again(self, now: float, back: int, pace: float) -> Iterator[tuple[float, Waiting]]:
         """Yield what comes from ``now`` on, ``pace`` times as fast as it came of late.
