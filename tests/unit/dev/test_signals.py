@@ -1,4 +1,4 @@
-"""A Ctrl-C ends a command, whatever it meets."""
+"""A Ctrl-C ends a command, also one that Python drops on its way."""
 
 from __future__ import annotations
 
