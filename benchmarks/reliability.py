@@ -40,7 +40,7 @@ SHOWN = ("T4 as arrived", "GenAI, 20 % exclusive")
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, HOLDS, 0.9)
 LEAST, MOST = 0.75, 0.85
 #: How many jobs are asked about, if they have to wait.
-ASKED = 160
+ASKED = 480
 
 
 @dataclass(frozen=True, slots=True)

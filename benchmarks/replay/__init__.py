@@ -55,6 +55,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "gpuqueue, K = 2": {"exclusive_patience": 2},
     "gpuqueue, M = 4": {"shared_patience": 4},
     "gpuqueue, M = 8": {"shared_patience": 8},
+    "gpuqueue, K = 1, M = 4": {"exclusive_patience": 1, "shared_patience": 4},
 }
 #: The time limit of a job that declares one, over the time that it takes.
 LIMITS = 2.0

@@ -56,8 +56,9 @@ The bound of the T4 trace is one exclusive job of 30 days.
 
 AIMS = """
 The makespan is that of a job of 30 days.
-The exclusive jobs ahead of it start first, and take turns with shared ones: with a larger M it
-starts sooner, and shared jobs wait longer.
+The exclusive jobs ahead of it start first, and take turns with shared ones.
+With a larger M or a smaller K it starts sooner, and shared jobs wait longer: no bounds that were
+tried reach both aims.
 The aim of the exclusive wait is below what any order of arrival can reach, as the table of that
 scenario says.
 """

@@ -145,6 +145,16 @@ class GpuClass:
         """
         return self.domains * (self.shared_slots if isolation == SHARED else self.exclusive_slots)
 
+    @property
+    def most_slots(self) -> int | None:
+        """The slots of the isolation that has more of them, of all domains together; None: they are
+        not known, since its nodes are those that the cluster lists.
+        """
+        slots = max(self.shared_slots, self.exclusive_slots)
+        if self.domain != NODE:
+            return self.domains * slots
+        return max(len(self.nodes), self.scale_to or 0) * slots if self.nodes else None
+
     def price_of_slot(self, isolation: str) -> Fraction | None:
         """Return what one slot costs per hour; None: it has no price, or the class no such slot."""
         slots = self.shared_slots if isolation == SHARED else self.exclusive_slots

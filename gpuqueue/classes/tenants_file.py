@@ -53,6 +53,5 @@ def _of_class(own: Mapping[str, Any], where: str, gpu_class: GpuClass) -> ClassR
         place = f"{where}.tenants.{name}"
         tenant = check_name(name, f"{where}.tenants")
         rules[tenant] = TenantRule.parse(table(values, place, _FORM), place)
-    slots = max(gpu_class.shared_slots, gpu_class.exclusive_slots)
-    check_guarantees(rules, slots, f"{where}.tenants")
+    check_guarantees(rules, gpu_class.most_slots, f"{where}.tenants")
     return ClassRules(rules, half_life)

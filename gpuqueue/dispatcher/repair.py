@@ -16,7 +16,7 @@ from gpuqueue.dispatcher.identity import is_meant, of_record
 from gpuqueue.dispatcher.slots import Slots
 from gpuqueue.dispatcher.strays import Strays
 from gpuqueue.dispatcher.suspects import Suspects
-from gpuqueue.launchers.base import Launcher, LauncherUnavailable
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable, StopRefused
 from gpuqueue.model.attempt import Attempt, LiveAttempt, RunningAttempt, is_same_instance
 from gpuqueue.model.ends import explain
 from gpuqueue.model.record import Record
@@ -141,6 +141,8 @@ class Repair:
                 act(*arguments)
             except LauncherUnavailable as exc:
                 return exc
+            except StopRefused:
+                pass  # the next run
             return None
 
         if unavailable := self.steps.run("repair", repair, None, job=attempt.holder):

@@ -23,6 +23,7 @@ from gpuqueue.launchers.base import (
     LauncherUnavailable,
     LaunchHeld,
     LaunchLater,
+    StopRefused,
 )
 from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
 from gpuqueue.model.ends import End
@@ -203,7 +204,7 @@ class Slots:
         """Return whether a launch was certainly prevented."""
         try:
             return self._launcher.abandon(record)
-        except LauncherUnavailable:
+        except (LauncherUnavailable, StopRefused):
             return False  # unknown: the slot stays taken
 
     # -- free --------------------------------------------------------------------------------------

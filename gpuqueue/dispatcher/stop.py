@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from gpuqueue.launchers.base import Launcher, LauncherUnavailable
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable, StopRefused
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.signals import TERM, is_signal
 from gpuqueue.model.states import JobState
@@ -81,13 +81,6 @@ class Stopper:
             signal = TERM
         if sent == (instance, signal):
             return sent
-        logger.info(
-            "%s attempt %s: %s",
-            attempt.delivery,
-            attempt.number,
-            signal,
-            extra={"action": "stopping"},
-        )
         try:
             self.launcher.stop(instance, signal)
         except LauncherUnavailable as exc:
@@ -95,4 +88,13 @@ class Stopper:
                 "%s: not stopped yet: %s", attempt.delivery, exc, extra={"action": "stop_later"}
             )
             return _UNAVAILABLE
+        except StopRefused:
+            return None  # the next turn
+        logger.info(
+            "%s attempt %s: %s",
+            attempt.delivery,
+            attempt.number,
+            signal,
+            extra={"action": "stopping"},
+        )
         return instance, signal

@@ -114,9 +114,9 @@ class Strays:
         return True
 
     def _stop(self, each: LiveAttempt) -> None:
+        self.launcher.stop(each.running.instance, "KILL")
         logger.warning(
             "%s: runs without a slot; stopped",
             each.running.attempt.holder,
             extra={"action": "repair_stopped"},
         )
-        self.launcher.stop(each.running.instance, "KILL")

@@ -19,6 +19,8 @@ from gpuqueue.store.attempts import GRACE
 
 #: Seconds that the interpreter gets in any case: an ordinary end takes less.
 SHORTEST = 1.0
+#: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
+KEEP = 86_400.0
 #: Seconds that the log and the streams get: the task may have left them locked or full.
 FLUSH = 1.0
 #: The exit status of the end that is under way.
@@ -32,6 +34,11 @@ def grace_of(environ: Mapping[str, str]) -> float:
     with suppress(ValueError):
         return max(SHORTEST, float(environ.get("GPUQUEUE_GRACE_SECONDS", GRACE)))
     return GRACE
+
+
+def keep_of(environ: Mapping[str, str]) -> float:
+    """Return the seconds that the tombstone of a job stays."""
+    return float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
 
 
 def end_within(seconds: float, code: int) -> None:

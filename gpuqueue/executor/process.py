@@ -20,15 +20,12 @@ from gpuqueue.errors import (
     StaleAttempt,
 )
 from gpuqueue.executor import application
-from gpuqueue.executor.leaving import end_within, grace_of
+from gpuqueue.executor.finish import write_outcome
+from gpuqueue.executor.leaving import end_within, grace_of, keep_of
 from gpuqueue.executor.redis_of import addresses, client, forget_default, told_backend
 from gpuqueue.executor.reuse import Reuse
-from gpuqueue.executor.task_run import Run, keep_of
-from gpuqueue.executor.waiting import FINISH_PATIENCE, sending
-from gpuqueue.glue.messages.bodies import ApplicationBodies
+from gpuqueue.executor.task_run import Run
 from gpuqueue.glue.profile import profile_of
-from gpuqueue.glue.results.completion import complete
-from gpuqueue.glue.results.events import Event, try_to_send
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.celery_redis import BACKEND, BROKER, STATE
 from gpuqueue.model.ends import (
@@ -50,11 +47,12 @@ from gpuqueue.model.executor_env import (
     record_variables,
 )
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.client import Redis, RedisError, connect, explained, forbidden, look
+from gpuqueue.store.finishes import ExecutorFinish
 from gpuqueue.store.keys import VERSION
 from gpuqueue.store.logs import Logs
-from gpuqueue.store.passing import describe, passes
+from gpuqueue.store.passing import describe
 from gpuqueue.store.profiles import Profiles
 
 #: Seconds that the runner of a pod waits for Redis while an executor runs: it must hear signals.
@@ -286,9 +284,10 @@ class Executor:
 
     def _finish(self, finisher: str) -> int:
         look(self._client, self._url, self._setting)
-        finish = ExecutorFinish(self._client, self._attempt, finisher, keep_of(self._environ))
+        keep = keep_of(self._environ)
+        finish = ExecutorFinish(self._client, self._attempt, finisher, keep)
         worker = f"{self._attempt.gpu_class}@{self._host}"
-        return _finish(self._environ, finish, Logs(self._client), worker, self._describe)
+        return write_outcome(self._environ, finish, Logs(self._client), worker, self._describe)
 
     def _status_of(self, do: Callable[[], int]) -> int:
         try:
@@ -314,46 +313,3 @@ def _instance(environ: Mapping[str, str], host: str) -> str:
     """Name this process among all that may have been started for the attempt."""
     started, pod = environ.get(INSTANCE, host), environ.get(POD_UID)
     return f"{started}/{pod}" if pod else f"{started}:{os.getpid()}"
-
-
-def _finish(
-    environ: Mapping[str, str],
-    finish: ExecutorFinish,
-    logs: Logs,
-    worker: str,
-    describe: Callable[[Celery, Record], object],
-) -> int:
-    """Write the outcome of a job in place of its executor, with the application's errbacks and
-    hooks. ``describe`` is called with the application.
-    """
-    claimed = finish.claim()
-    if claimed is None:
-        return EXIT_STALE
-    record, stored = claimed
-    events: list[Event] = []
-    try:
-        app = application.load(
-            environ.get("GPUQUEUE_APP"),
-            worker,
-            environ.get("GPUQUEUE_LOG_LEVEL", "INFO"),
-            FINISH_PATIENCE,
-        )
-        describe(app, record)
-        log = logs.for_result(record)
-        with sending():
-            reason = complete(
-                app,
-                record,
-                stored,
-                ApplicationBodies(app),
-                send=events.append,
-                hostname=record.get("worker") or worker,
-                own_tasks=True,
-                log=log,
-            )
-    except Exception as exc:
-        finish.failed(f"{type(exc).__name__}: {exc}", passing=passes(exc))
-        raise
-    finish.finished(reason)
-    try_to_send(app, events)
-    return EXIT_OK

@@ -31,7 +31,7 @@ from gpuqueue.executor.celery_task import (
     raiser,
     soft_limit,
 )
-from gpuqueue.executor.leaving import copies_end, grace_of
+from gpuqueue.executor.leaving import copies_end, grace_of, keep_of
 from gpuqueue.executor.outcome import Outcome
 from gpuqueue.executor.redelivery import fail, if_lost, reject
 from gpuqueue.executor.retry_queue import RetryQueue
@@ -55,15 +55,8 @@ from gpuqueue.store.client import RedisError
 logger = get_logger("gpuqueue.executor")
 #: Loggers of Celery are silent until the application sets logging up.
 start_logger = logging.getLogger("gpuqueue.start")
-#: Seconds that the tombstone of a job stays, unless the dispatcher sets it.
-KEEP = 86_400.0
 #: How many characters the record keeps of why an application cannot be loaded.
 MOST_LOAD_ERROR = 500
-
-
-def keep_of(environ: Mapping[str, str]) -> float:
-    """Return the seconds that the tombstone of a job stays."""
-    return float(environ.get("GPUQUEUE_TOMBSTONE_SECONDS", KEEP))
 
 
 class Run:

@@ -73,6 +73,10 @@ class LauncherUnavailable(GpuQueueError):
     """The launcher cannot tell at present which attempts run. Their absence proves nothing."""
 
 
+class StopRefused(GpuQueueError):
+    """This attempt may not be stopped for now; others may. It is logged, and can be repeated."""
+
+
 class LauncherClosed(GpuQueueError):
     """This process is shutting down: the finish that it waited for continues, and a launch is left
     to another dispatcher."""
@@ -231,7 +235,7 @@ class Launcher(Protocol):
         """Send a signal (``TERM``, ``KILL``…) to an attempt; return False if it is gone. ``KILL``
         goes to its whole process group.
 
-        Raises :class:`LauncherUnavailable`: try again.
+        Raises :class:`LauncherUnavailable`: try again; :class:`StopRefused`: and go on with others.
         """
         ...
 
@@ -239,7 +243,7 @@ class Launcher(Protocol):
         """Prevent the start of an attempt with an unconfirmed launch. Return True if certainly
         nothing runs.
 
-        Raises :class:`LauncherUnavailable`: nothing is certain.
+        Raises :class:`LauncherUnavailable`, :class:`StopRefused`: nothing is certain.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuqueue.errors import InvalidJob
 from gpuqueue.model.names import CHOOSING, CLASS_NAME, EXCLUSIVE, INTERNAL, ISOLATIONS, SHARED
-from gpuqueue.model.tenant import NAME
+from gpuqueue.model.tenant import NAME, NAME_FIX
 from gpuqueue.model.text import fits, fitting
 
 #: The message header that carries a job's request.
@@ -161,12 +161,7 @@ class GpuRequest:
             )
         gpus = parse_gpus(header.get("gpus"), isolation)
         if tenant is not None and (not isinstance(tenant, str) or not NAME.fullmatch(tenant)):
-            raise InvalidJob.field(
-                "gpu.tenant",
-                tenant,
-                "cannot name a tenant",
-                "use up to 63 letters, digits, '.', '_', '-'",
-            )
+            raise InvalidJob.field("gpu.tenant", tenant, "cannot name a tenant", NAME_FIX)
         if image is not None and (not fits(image, _LONGEST_IMAGE) or image.split() != [image]):
             raise InvalidJob.field(
                 "gpu.image", image, "is not an image reference", "use e.g. registry/name:tag"

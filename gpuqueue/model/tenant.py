@@ -11,6 +11,7 @@ from gpuqueue.errors import shown
 
 #: The name of a tenant, as the header `gpu` says it.
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+NAME_FIX = "use up to 63 letters, digits, '.', '_', '-', the first and the last a letter or digit"
 #: In place of a name: jobs without a tenant; and all tenants that have no rule.
 NONE, OTHERS = "-", "*"
 #: What a tenant has used is divided by its weight: the result must be a number.
@@ -100,8 +101,7 @@ def check_name(name: str, where: str = "tenant") -> str:
             where,
             name,
             "cannot name a tenant",
-            f"use up to 63 letters, digits, '.', '_', '-', or {NONE!r} for jobs without a tenant,"
-            f" {OTHERS!r} for all without a rule",
+            f"{NAME_FIX}; or {NONE!r} for jobs without a tenant, {OTHERS!r} for all without a rule",
         )
     return name
 
@@ -124,13 +124,19 @@ def check_half_life(value: object, where: str) -> float:
     )
 
 
-def check_guarantees(rules: Mapping[str, TenantRule], slots: int, where: str) -> None:
-    """Check that the guaranteed slots of a class exist. Raises :class:`WrongRule`."""
+def check_guarantees(rules: Mapping[str, TenantRule], slots: int | None, where: str) -> None:
+    """Check that the guaranteed slots of a class exist, all together, and those of each tenant
+    without a rule. ``slots``: of all its domains; None: not known. Raises :class:`WrongRule`.
+    """
+    if slots is None:
+        return
+    others = rules.get(OTHERS, TenantRule()).guaranteed
     total = sum(rule.guaranteed for name, rule in rules.items() if name != OTHERS)
-    if total > slots:
-        raise _wrong(
-            f"{where}.guaranteed",
-            total,
-            f"is more in sum than the {slots} slots of the class",
-            "lower some, or configure more slots",
-        )
+    for place, number, sums in ((where, total, "in sum "), (f"{where}.{OTHERS}", others, "")):
+        if number > slots:
+            raise _wrong(
+                f"{place}.guaranteed",
+                number,
+                f"is more {sums}than the {slots} slots of the class",
+                "lower some, or configure more slots" if sums else "lower it",
+            )

@@ -257,6 +257,8 @@ def read(kind: type[S], **overrides: Any) -> S:
 def _explain(error: Any) -> str:
     if not error["loc"]:
         return str(error["ctx"]["error"])
+    if error["type"] == "value_error":  # of one of our checks: with the fix
+        return f"{error['loc'][0]}={error['input']!r} {error['ctx']['error']}"
     return (
         f"{error['loc'][0]}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}; set"
         " a valid value or unset it"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 _BEGINS = re.compile(r"^( *)(?:local function (\w+)|function (\w+\.\w+))\(")
 #: A name, and the field that follows it. No field of something else: `job.domain` names no table.
@@ -20,13 +21,25 @@ class OddScript(ValueError):
     """A library part is not formatted as the others, so its functions cannot be told apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class _Piece:
     """Lines of a text: a function, or (no name) what is between functions."""
 
     name: str
     lines: list[str]
 
+    @cached_property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.lines)
+
+    @cached_property
+    def called(self) -> tuple[str, ...]:
+        """The names that reach it."""
+        table, dot, _ = self.name.partition(".")
+        return (self.name, f"{table}.") if dot else (self.name,)
+
+    @cached_property
     def names(self) -> set[str]:
         """The names in it, comments excluded: `save`, `domain.key`, and `domain.` for a table whose
         field is not said.
@@ -53,22 +66,24 @@ def only_reached(parts: Iterable[tuple[str, str]], own: str) -> str:
     """
     pieces: list[_Piece] = []
     for file, text in parts:
-        lines = text.splitlines(keepends=True)
-        pieces += _pieces(file, lines) if file and file != own else [_Piece("", lines)]
+        pieces += _of_part(file, text) if file and file != own else _whole(text)
     waiting = [each for each in pieces if each.name]
-    names = set[str]().union(*(each.names() for each in pieces if not each.name))
-    while reached := [each for each in waiting if _is_named(each, names)]:
-        waiting = [each for each in waiting if not _is_named(each, names)]
-        names |= set[str]().union(*(each.names() for each in reached))
-    left_out = {id(each) for each in waiting}
-    return "".join(
-        "\n" * len(each.lines) if id(each) in left_out else "".join(each.lines) for each in pieces
-    )
+    names = set[str]().union(*(each.names for each in pieces if not each.name))
+    while reached := [each for each in waiting if not names.isdisjoint(each.called)]:
+        waiting = [each for each in waiting if names.isdisjoint(each.called)]
+        names |= set[str]().union(*(each.names for each in reached))
+    left_out = set(waiting)
+    return "".join("\n" * len(each.lines) if each in left_out else each.text for each in pieces)
 
 
-def _is_named(piece: _Piece, names: set[str]) -> bool:
-    table, dot, _ = piece.name.partition(".")
-    return piece.name in names or (bool(dot) and f"{table}." in names)
+@cache  # most parts stand in most scripts
+def _of_part(file: str, text: str) -> tuple[_Piece, ...]:
+    return tuple(_pieces(file, text.splitlines(keepends=True)))
+
+
+@cache
+def _whole(text: str) -> tuple[_Piece]:
+    return (_Piece("", text.splitlines(keepends=True)),)
 
 
 def _pieces(file: str, lines: list[str]) -> Iterator[_Piece]:

@@ -19,6 +19,10 @@ from gpuqueue.store.scripts import Scripts
 MOST = 64
 
 
+class RulesChanged(Exception):
+    """The rules of a class are others by now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant of a class at one moment; the name of jobs without a tenant is empty."""
@@ -94,15 +98,26 @@ class Tenants:
         half_life: float | None = None,
         *,
         default_half_life: bool = False,
+        epoch: int | None = None,
     ) -> bool:
         """Set the rules of some tenants in one step; None: it has none any more. Returns whether
-        something has changed. ``default_half_life``: as if no half-life had been set.
+        something has changed. ``default_half_life``: as if no half-life had been set. ``epoch``:
+        that of the view that they follow from.
+
+        Raises :class:`RulesChanged`, and sets nothing, if the rules are others by now.
         """
         seconds = False if default_half_life else half_life
-        answer = self._scripts.call(
-            "set_tenants", gpu_class, source="command", rules=_listed(rules), half_life=seconds
+        _, changed = self._scripts.call(
+            "set_tenants",
+            gpu_class,
+            source="command",
+            rules=_listed(rules),
+            half_life=seconds,
+            epoch=epoch,
         )
-        return bool(answer[1])
+        if changed < 0:
+            raise RulesChanged(gpu_class)
+        return bool(changed)
 
     def follow(self, classes: Mapping[str, ClassRules], mark: str) -> list[Exception]:
         """Set what a file says, in one round trip, unless it was set before. ``mark`` stands for

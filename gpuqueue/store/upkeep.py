@@ -10,7 +10,7 @@ import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.model.record import Record
-from gpuqueue.store.attempts import failure
+from gpuqueue.store.finishes import failure
 from gpuqueue.store.owners import ServedElsewhere
 from gpuqueue.store.scripts import Scripts
 

@@ -8,10 +8,10 @@ OF_DISPATCHERS = {**DISPATCH, **WATCH, **FINISH}
 OF_EXECUTORS = {name: step for name, (step, _) in EXECUTOR.items()}
 #: The process that finishes a job in the application's code.
 OF_FINISHERS = {
-    "27 before it claims the finish": "gpuqueue.store.attempts:ExecutorFinish.claim:before",
-    "28 finish claimed": "gpuqueue.store.attempts:ExecutorFinish.claim:after",
-    "29 all written": "gpuqueue.store.attempts:ExecutorFinish.finished:before",
-    "30 finish confirmed": "gpuqueue.store.attempts:ExecutorFinish.finished:after",
+    "27 before it claims the finish": "gpuqueue.store.finishes:ExecutorFinish.claim:before",
+    "28 finish claimed": "gpuqueue.store.finishes:ExecutorFinish.claim:after",
+    "29 all written": "gpuqueue.store.finishes:ExecutorFinish.finished:before",
+    "30 finish confirmed": "gpuqueue.store.finishes:ExecutorFinish.finished:after",
 }
 STEPS = {**OF_DISPATCHERS, **OF_EXECUTORS, **OF_FINISHERS}
 #: Steps before which no code of a task can have run.

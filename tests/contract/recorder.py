@@ -13,10 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.doubles.kubernetes import Cluster
+from tests.support.waiting import PATIENCE
 
 Row = dict[str, Any]
-#: Seconds that anything is waited for at most.
-PATIENCE = 30.0
 
 
 class Client:

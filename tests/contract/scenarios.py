@@ -600,7 +600,6 @@ SCENARIOS = [
             exit_1,
             exit_1_pod_failure_policy,
             oom_killed,
-            deadline_exceeded,
             image_pull_back_off,
             image_never_present,
             invalid_image_name,
@@ -636,6 +635,8 @@ SCENARIOS = [
             forbidden,
         ),
     ),
+    # The container starts within the deadline, on a busy machine, too.
+    Scenario(deadline_exceeded, manifest_pace=0.6),
     # The container ends within the second after which the controller looks again.
     Scenario(cancel_foreground, pace=0.4),
     Scenario(kubelet_down_then_back, pace=0.02),

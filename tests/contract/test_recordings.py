@@ -92,7 +92,7 @@ def test_the_double_reproduces_the_recording(scenario: Scenario, tmp_path: Path)
         recorder = Recorder(cluster, namespace)
         scenario.play(recorder)
         try:
-            recorder.wait(lambda: not missing(wanted, histories(recorder.rows)), seconds=6)
+            recorder.wait(lambda: not missing(wanted, histories(recorder.rows)))
         except AssertionError:
             pytest.fail(
                 f"the double says something else:\n{missing(wanted, histories(recorder.rows))}"

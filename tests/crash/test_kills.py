@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.store.dead_letters import DeadLetters
-from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.crash_stack import CrashStack
 from tests.support.nodes import WorkerNode
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SENDS = int(os.environ.get("GPUQUEUE_TEST_SENDS", "400"))
 KILLS = int(os.environ.get("GPUQUEUE_TEST_KILLS", "6"))

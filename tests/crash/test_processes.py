@@ -18,11 +18,11 @@ from gpuqueue.model.names import CHORDS
 from gpuqueue.store.keys import leader_key
 from gpuqueue.store.lease import Lease, group_of
 from gpuqueue.store.line import Line
-from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.crash_stack import CrashStack
 from tests.support.nodes import WorkerNode
 from tests.support.processes import is_running
 from tests.support.runners import end_runners
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -49,8 +49,8 @@ def test_running_and_waiting_jobs_outlive_their_dispatcher(
     until(lambda: cluster.reader.leader() == "two@test", PATIENCE, "the new leader")
     assert running.state == "STARTED"
     gate.touch()
-    assert running.get(timeout=30) == "held"
-    assert [each.get(timeout=30) for each in waiting] == [0, 2, 4]
+    assert running.get(timeout=PATIENCE) == "held"
+    assert [each.get(timeout=PATIENCE) for each in waiting] == [0, 2, 4]
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted().count("holding") == 1
 
@@ -68,7 +68,7 @@ def test_another_watcher_leads_within_seconds_of_the_leaders_death(cluster: Cras
     until(lambda: cluster.reader.leader() not in (None, leader), PATIENCE, "another leader")
     assert time.monotonic() - died < 10
     result = cluster.send("work", 1)
-    assert result.get(timeout=30) == 2
+    assert result.get(timeout=PATIENCE) == 2
 
 
 def test_two_dispatchers_run_each_job_once(cluster: CrashStack) -> None:
@@ -93,12 +93,12 @@ def test_the_same_message_delivered_three_times_is_one_job(cluster: CrashStack) 
         copy["properties"]["delivery_tag"] += f"-copy{number}"
         cluster.client.lpush("gpu.t4.shared", json.dumps(copy))
     cluster.start("one")
-    assert result.get(timeout=30) == 14
+    assert result.get(timeout=PATIENCE) == 14
     until(lambda: not cluster.client.llen("gpu.t4.shared"), PATIENCE, "an empty queue")
     until(cluster.is_idle, PATIENCE, "an idle queue")
     cluster.client.lpush("gpu.t4.shared", raw)  # and once more, long after it has ended
     probe = cluster.send("work", 8)
-    assert probe.get(timeout=30) == 16
+    assert probe.get(timeout=PATIENCE) == 16
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == ["ran 7", "ran 8"]
 
@@ -135,7 +135,7 @@ def test_the_end_of_an_orphan_is_kept_for_the_next_dispatcher(
     cluster.process_of(record).kill()
     cluster.start("two")
     with pytest.raises(ExecutorDied, match="signal 9"):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert len(cluster.noted()) == 1
 
@@ -155,7 +155,7 @@ def test_an_orphan_killed_after_its_runner_is_tried_again(
     cluster.start("two")
     holding(cluster, 2)
     gate.touch()
-    assert result.get(timeout=30) == "held"
+    assert result.get(timeout=PATIENCE) == "held"
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
@@ -170,7 +170,7 @@ def test_a_job_ends_with_process_1_of_its_pod(cluster: CrashStack, tmp_path: Pat
     assert runner and runner.environ()["GPUQUEUE_TOKEN"] == record["token"]
     runner.kill()
     with pytest.raises(ExecutorDied, match=r"signal 9.*exit code 137"):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     assert not is_running(executor.pid)
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert cluster.noted() == ["holding"]
@@ -183,11 +183,11 @@ def test_a_job_goes_on_when_its_runner_is_killed(cluster: CrashStack, tmp_path: 
     result = cluster.send("hold", str(gate))
     holding(cluster)
     end_runners(cluster.url)
-    assert cluster.send("work", 1).get(timeout=30) == 2, "a new runner starts attempts"
+    assert cluster.send("work", 1).get(timeout=PATIENCE) == 2, "a new runner starts attempts"
     (record,) = [each for each in cluster.records() if each["id"] == result.id]
     assert (record["state"], record["attempt"]) == ("running", 1)
     gate.touch()
-    assert result.get(timeout=30) == "held"
+    assert result.get(timeout=PATIENCE) == "held"
     until(cluster.is_idle, PATIENCE, "an idle queue")
     assert sorted(cluster.noted()) == ["holding", "ran 1"]
 
@@ -214,7 +214,7 @@ def test_running_jobs_are_adopted_when_redis_has_lost_everything(
     assert len(cluster.holders()) == 1
     assert cluster.noted() == ["holding"]
     gate.touch()
-    assert [early.get(timeout=30), blocked.get(timeout=30)] == [0, 2]
+    assert [early.get(timeout=PATIENCE), blocked.get(timeout=PATIENCE)] == [0, 2]
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
@@ -256,7 +256,7 @@ def test_one_process_of_an_exclusive_job_stays_when_redis_comes_back_older(
         "the process that has the slot, alone",
     )
     second.touch()
-    assert result.get(timeout=30) == "held"
+    assert result.get(timeout=PATIENCE) == "held"
     until(cluster.is_idle, PATIENCE, "an idle queue")
 
 
@@ -283,7 +283,7 @@ def test_a_watcher_that_lost_its_lease_does_no_harm(cluster: CrashStack) -> None
     cluster.client.delete(leader_key(group_of("", ["t4", CHORDS])))
     assert usurper.hold()
     result = cluster.send("work", 1, countdown=0.2)  # it is due while no dispatcher leads
-    assert result.get(timeout=30) == 2
+    assert result.get(timeout=PATIENCE) == 2
 
 
 def test_jobs_go_on_when_dispatchers_are_replaced_one_by_one_under_load(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gpuqueue import gpu
-from tests.support.crash_stack import PATIENCE, CrashStack
-from tests.support.waiting import until
+from tests.support.crash_stack import CrashStack
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 

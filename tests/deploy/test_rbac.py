@@ -50,8 +50,8 @@ OPERATORS = {"get_node"}
 #: A dispatcher does without them if it may not: the UID of kube-system is one mark of a cluster,
 #: and the node of a deleted pod tells whether it was drained.
 OPTIONAL = {"get_namespace", "get_node"}
-#: Makes other requests, and sends none.
-MAKES = {"within"}
+#: Send no request.
+MAKES = {"within", "server_time"}
 
 
 class Overheard(Transport):
@@ -207,6 +207,13 @@ def test_a_chart_reads_nodes_for_classes_without_a_list(
     mig = {"resourceName": "nvidia.com/mig-1g.5gb"} if "mig" in dispatcher else {}
     given["dispatchers"] = [{"name": "one", **dispatcher, **mig}]
     assert len(chart(given).of("ClusterRole")) == lists
+    given["rbac"] = {"getNodes": True}
+    found = chart(given)
+    (role,), (binding,) = found.of("ClusterRole"), found.of("ClusterRoleBinding")
+    assert granted(role) == (READS_NODES if lists else READS_NODES[:1])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    given["rbac"]["create"] = False
+    assert chart(given).of("ClusterRole") == []
 
 
 @pytest.mark.parametrize(("source", "name"), EVERYTHING)

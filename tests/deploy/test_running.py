@@ -32,12 +32,10 @@ from tests.support.endpoints import Endpoint, free_port
 from tests.support.forking import start_forked
 from tests.support.nodes import APPS
 from tests.support.stack import load_application
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
-#: The limit for steps that take a second or two on an idle machine.
-PATIENCE = 40.0
 SLICED = Node(
     "sliced", {"nvidia.com/device-plugin.config": "tesla-t4"}, resources={"nvidia.com/gpu": "8"}
 )

@@ -26,11 +26,10 @@ from gpuqueue.launchers.kubernetes.manifest.names import selector
 from gpuqueue.settings.classes import configured
 from gpuqueue.settings.dispatcher import Settings
 from gpuqueue.settings.kubernetes import ClusterSettings
-from tests.docs.conftest import PATIENCE
 from tests.docs.typed import BROKER, CALL, DISPATCHER, SHOP, blocks
 from tests.support.command_line import run_command
 from tests.support.pages import ROOT, defaults
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 def check_export(arguments: list[str], page: str, folder: Path) -> None:

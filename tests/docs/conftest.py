@@ -19,10 +19,7 @@ from gpuqueue.store.reader import Reader as Queue
 from tests.docs.typed import BROKER, DISPATCHER, SHOP
 from tests.support.command_line import run_command
 from tests.support.nodes import executors_of
-from tests.support.waiting import until
-
-#: Longer than each command takes on a busy machine, in seconds.
-PATIENCE = 40.0
+from tests.support.waiting import PATIENCE, until
 
 
 @dataclass

@@ -13,11 +13,11 @@ import time
 
 import pytest
 
-from tests.docs.conftest import PATIENCE, Reader
+from tests.docs.conftest import Reader
 from tests.docs.typed import DISPATCHER
 from tests.support.command_line import run_command
 from tests.support.pages import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

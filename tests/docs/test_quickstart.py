@@ -8,9 +8,9 @@ import click
 import pytest
 
 from gpuqueue.cli import cli
-from tests.docs.conftest import PATIENCE, Reader
+from tests.docs.conftest import Reader
 from tests.docs.typed import CALL, LOOK, PAGES, QUICKSTART, SHOP, blocks, commands
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

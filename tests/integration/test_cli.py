@@ -17,7 +17,7 @@ from celery import Celery
 from tests.support.command_line import run_command
 from tests.support.dev_command import CLI, Dev, clean_env, end, start_dev
 from tests.support.terminal import RESTORED, Terminal
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 
@@ -161,7 +161,7 @@ def test_top_shows_a_job_until_it_ends_and_q_leaves_a_clean_terminal(idle: Dev, 
         gate.touch()
         until(lambda: not terminal.shows(job[:20]) and terminal.shows("  [□□]"))
         terminal.type("q")
-        assert terminal.process.wait(10) == 0
+        assert terminal.process.wait(PATIENCE) == 0
         assert terminal.settings == terminal.before
         assert terminal.output.endswith(RESTORED)
 

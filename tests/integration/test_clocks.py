@@ -45,11 +45,11 @@ def test_limits_and_expiry_hold_by_the_clock_of_redis(shifted: Stack, key: str) 
     waiting = shop.hold.apply_async([key], queue="gpu.t4.shared", expires=60)
     expired = shop.hold.apply_async([key], queue="gpu.t4.shared", expires=1)
     with pytest.raises(TaskRevokedError):
-        expired.get(timeout=20)
+        expired.get(timeout=PATIENCE)
     assert (held.state, waiting.state) == ("STARTED", "QUEUED")
     shifted.go(key, 3)
     assert [each.get(timeout=PATIENCE) for each in (held, other, waiting)] == [key] * 3
     endless = shop.endless.apply_async([key], queue="gpu.t4.shared")
     with pytest.raises(TimeLimitExceeded):
-        endless.get(timeout=20)
+        endless.get(timeout=PATIENCE)
     until(lambda: not shifted.holders(), PATIENCE, "all slots are free")

@@ -12,7 +12,7 @@ import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.dev_command import alive, end, executors, family, start_dev
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +80,6 @@ def test_dev_names_the_child_that_died(tmp_path: Path) -> None:
         each for each in processes if "worker" in each.cmdline() and each.ppid() == dev.process.pid
     ]
     worker.kill()
-    assert dev.process.wait(30) == 1
+    assert dev.process.wait(PATIENCE) == 1
     assert "the dispatcher ended by itself with status -9" in dev.log.read_text()
     assert alive(processes) == []

@@ -84,8 +84,9 @@ def test_an_executor_wants_no_home_and_writes_no_file(
     env = {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"} | (
         {"HOME": home} if home else {}
     )
-    done = hands.run(record, env, cwd=tmp_path, preexec_fn=no_file)
-    assert done.returncode == 0, done.stderr
+    with hands.start(record, env, cwd=tmp_path, preexec_fn=no_file) as process:
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
     assert hands.app.AsyncResult(record["id"]).get(PATIENCE)["home"] == home
     assert list(tmp_path.iterdir()) == []
 

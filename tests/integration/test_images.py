@@ -30,11 +30,10 @@ from tests.doubles.kubernetes import Image as DoublesImage
 from tests.support.dockerfiles import read
 from tests.support.image_builds import Image, as_user, build, export, remove
 from tests.support.pages import Page
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PATIENCE = 30.0
 #: What executors must do without, so that application images stay small.
 DISPATCHERS_OWN = {
     *(

@@ -23,12 +23,10 @@ from gpuqueue.glue.messages.parse import identify
 from gpuqueue.glue.worker.broker import Broker
 from gpuqueue.store.dead_letters import DeadLetters
 from gpuqueue.store.intake import BrokerKeys, Intake
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 QUEUE = "gpu.t4.shared"
-#: Far above any step here.
-SOON = 15.0
 
 
 class Taking:
@@ -83,7 +81,12 @@ class Taking:
         self.client.lpush(QUEUE, json.dumps(text) if isinstance(text, Mapping) else text)
 
     def has(self, *jobs: str) -> None:
-        until(lambda: len(self.accepted) >= len(jobs), SOON, "accepted", lambda: str(self.accepted))
+        until(
+            lambda: len(self.accepted) >= len(jobs),
+            PATIENCE,
+            "accepted",
+            lambda: str(self.accepted),
+        )
         assert self.accepted == list(jobs)
 
     def in_hand(self) -> int:
@@ -115,7 +118,7 @@ def test_a_new_message_wakes_the_intake(taking: Taking, monkeypatch: pytest.Monk
     taking.start()
     taking.has()
     for number in range(5):  # each time after the list was read and found empty
-        until(lambda: taking.loop.works() and not taking.client.llen(QUEUE), SOON)
+        until(lambda: taking.loop.works() and not taking.client.llen(QUEUE), PATIENCE)
         taking.send(f"j{number}", priority=3 * number % 9)
         taking.has(*(f"j{each}" for each in range(number + 1)))
     assert taking.told == [(f"j{number}", "accepted") for number in range(5)]
@@ -151,7 +154,7 @@ def test_a_state_that_is_away_costs_no_try_and_keeps_the_order(taking: Taking) -
     taking.send("a", "b", "c")
     taking.start()
     taking.has("a", "b", "c")
-    until(lambda: not taking.in_hand(), SOON, "no message in hand")
+    until(lambda: not taking.in_hand(), PATIENCE, "no message in hand")
     assert not taking.client.exists(f"gpuqueue:1:{{{QUEUE}}}:tries")
 
 
@@ -164,16 +167,16 @@ def test_what_cannot_be_accepted_is_set_aside_and_the_next_taken(
     taking.send("bad", "once", "good")
     taking.start()
     letters = DeadLetters(taking.client)
-    until(lambda: letters.count() == 1, SOON, "a dead letter")
+    until(lambda: letters.count() == 1, PATIENCE, "a dead letter")
     (letter,) = letters.all()
     assert (letter.tries, letter.queue) == (5, QUEUE)
     assert letter.error.startswith("TypeError: odd ")
     assert len(letter.error) < 3000
-    until(lambda: sorted(taking.accepted) == ["good", "once"], SOON, "the others")
-    until(lambda: "set aside as dead letter" in caplog.text, SOON, "a log line")
+    until(lambda: sorted(taking.accepted) == ["good", "once"], PATIENCE, "the others")
+    until(lambda: "set aside as dead letter" in caplog.text, PATIENCE, "a log line")
     assert letters.send(letter, QUEUE)
     taking.errors["bad"].clear()
-    until(lambda: "bad" in taking.accepted, SOON, "sent again")
+    until(lambda: "bad" in taking.accepted, PATIENCE, "sent again")
 
 
 def test_a_list_that_is_none_keeps_no_other_queue_from_its_turn(
@@ -203,7 +206,7 @@ def test_a_class_that_must_be_repaired_keeps_its_messages_and_no_other(
     taking.start()
     taking.has("a", "b")
     assert taking.loop.works()
-    until(lambda: taking.in_hand() == 1, SOON, "the one that waits")
+    until(lambda: taking.in_hand() == 1, PATIENCE, "the one that waits")
     assert not taking.client.exists(f"gpuqueue:1:{{{QUEUE}}}:tries")
     lines = [each for each in caplog.records if "WRONGTYPE" in each.getMessage()]
     assert len(lines) == 1
@@ -288,7 +291,7 @@ def test_a_header_in_a_form_of_kombu_is_kept_as_it_is_sent(taking: Taking, sent:
 
     taking.loop._accept = keep
     taking.start()
-    until(lambda: taking.told, SOON, "accepted")
+    until(lambda: taking.told, PATIENCE, "accepted")
     assert taking.told == [("j", "accepted")]
     assert kept[0]["headers"]["mine"] == sent
 
@@ -312,7 +315,7 @@ def test_garbage_becomes_a_dead_letter_and_the_next_is_taken(
     taking.start()
     taking.has("next")
     letters = DeadLetters(taking.client)
-    until(lambda: letters.count() == 1, SOON, "a dead letter")
+    until(lambda: letters.count() == 1, PATIENCE, "a dead letter")
     (letter,) = letters.all()
     raw = garbage.encode() if isinstance(garbage, str) else garbage
     assert letter.message.encode(errors="surrogateescape") == raw
@@ -330,7 +333,7 @@ def test_it_goes_on_when_its_connections_are_closed(taking: Taking) -> None:
                 taking.client.client_kill_filter(_id=each["id"])
         taking.send(f"b{number}")
         taking.has("a", *(f"b{each}" for each in range(number + 1)))
-    until(taking.loop.works, SOON, "it works")
+    until(taking.loop.works, PATIENCE, "it works")
 
 
 def test_it_is_told_of_messages_again_when_one_connection_was_closed(taking: Taking) -> None:
@@ -340,11 +343,11 @@ def test_it_is_told_of_messages_again_when_one_connection_was_closed(taking: Tak
     taking.start()
     taking.send("a")
     taking.has("a")
-    [first] = until(tracked, SOON)
+    [first] = until(tracked, PATIENCE)
     taking.client.client_kill_filter(_id=first)
     taking.send("b")
     taking.has("a", "b")
-    until(lambda: tracked() not in ([], [first]), SOON, "Redis tells of messages")
+    until(lambda: tracked() not in ([], [first]), PATIENCE, "Redis tells of messages")
 
 
 def test_it_goes_on_when_the_server_was_away() -> None:
@@ -389,12 +392,12 @@ def test_told_to_take_no_more_it_puts_the_rest_back_in_order(taking: Taking) -> 
     taking.meanwhile = leave_at_c
     taking.start()
     taking.has(*"abc")
-    until(lambda: not taking.in_hand(), SOON, "no message in hand")
+    until(lambda: not taking.in_hand(), PATIENCE, "no message in hand")
 
     def left() -> list[str]:
         return [json.loads(each)["headers"]["id"] for each in taking.client.lrange(QUEUE, 0, -1)]
 
-    until(lambda: left() == ["f", "e", "d"], SOON, "the rest on its list")
+    until(lambda: left() == ["f", "e", "d"], PATIENCE, "the rest on its list")
     taking.start()  # a connection is back while the dispatcher leaves
     taking.loop.stop()
     assert taking.accepted == list("abc")
@@ -407,10 +410,10 @@ def test_a_slow_batch_gives_the_rest_back_before_its_lease_ends(
     monkeypatch.setattr(loop, "SHARE", 0.0)
     taking.send(*"abc")
     taking.start()
-    until(lambda: taking.in_hand() == 3, SOON, "in hand")
+    until(lambda: taking.in_hand() == 3, PATIENCE, "in hand")
     assert taking.accepted == []
     monkeypatch.setattr(loop, "SHARE", 0.5)
-    until(lambda: len(taking.accepted) == 3, SOON, "accepted")
+    until(lambda: len(taking.accepted) == 3, PATIENCE, "accepted")
     assert sorted(taking.accepted) == ["a", "b", "c"]
 
 
@@ -427,11 +430,11 @@ def test_queues_can_be_added_and_cancelled_while_it_runs(taking: Taking) -> None
     taking.has("b", "a", "d")
     assert taking.client.llen(QUEUE) == 1
     taking.queues = []
-    until(lambda: not taking.client.hlen("gpuqueue:1:{gpu.t4}:texts"), SOON, "all is reported")
+    until(lambda: not taking.client.hlen("gpuqueue:1:{gpu.t4}:texts"), PATIENCE, "all is reported")
     taking.send("e", queue="gpu.t4")
     assert taking.loop.works()
     taking.queues = [QUEUE, "gpu.t4"]
-    until(lambda: sorted(taking.accepted) == list("abcde"), SOON, "all are taken")
+    until(lambda: sorted(taking.accepted) == list("abcde"), PATIENCE, "all are taken")
 
 
 def test_the_lists_have_the_names_that_the_broker_gives_them(server: EmbeddedRedis) -> None:
@@ -464,7 +467,7 @@ def test_what_an_older_dispatcher_had_in_hand_is_taken_over(server: EmbeddedRedi
     got: list[Any] = []
     with Consumer(channel, [Queue(QUEUE)], on_message=got.append):
         while len(got) < 2:
-            older.drain_events(timeout=5)
+            older.drain_events(timeout=PATIENCE)
     # It is killed: its process puts nothing back.
     assert taking.client.hlen("gpuqueue.unacked") == 2
     tags = taking.client.zrange("gpuqueue.unacked_index", 0, -1)
@@ -487,7 +490,7 @@ def test_messages_of_a_process_that_ended_here_are_taken_at_once(
     Intake(taking.client, BrokerKeys(), " ".join(gone), 3600).take([QUEUE])
     taking.send("b")
     taking.start()
-    until(lambda: sorted(taking.accepted) == ["a", "b"], SOON, "both are taken")
+    until(lambda: sorted(taking.accepted) == ["a", "b"], PATIENCE, "both are taken")
 
 
 def test_only_a_process_that_ran_beside_this_one_is_known_to_have_ended() -> None:

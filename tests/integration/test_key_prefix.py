@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
-from tests.support.waiting import until
+from tests.security.secured_stack import SecuredStack, fetch
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 #: Celery adds a mark to the second.

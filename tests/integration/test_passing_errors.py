@@ -16,7 +16,7 @@ from gpuqueue.cli import main
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import ExecutorDied
 from gpuqueue.store.reader import Reader
-from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.crash_stack import CrashStack
 from tests.support.launching import LOCAL
 from tests.support.nodes import WorkerNode
 from tests.support.redis_troubles import (
@@ -31,7 +31,7 @@ from tests.support.redis_troubles import (
     Trouble,
 )
 from tests.support.stack import Stack, listed
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 

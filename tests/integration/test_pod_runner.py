@@ -82,8 +82,9 @@ class Pods:
         return self.hands.attempt(f"own.{task}", *args)
 
     def run(self, record: Record, **env: str) -> tuple[int, str]:
-        done = self.hands.run(record, self.env | env)
-        return done.returncode, done.stdout + done.stderr
+        with self.started(record, **env) as process:
+            said, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, said
 
     @contextmanager
     def started(self, record: Record, **env: str) -> Iterator[subprocess.Popen[str]]:

@@ -13,6 +13,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from gpuqueue import ExecutorDied
+from gpuqueue.model.names import worker_name
 from tests.support.celery_series import needs_late_revoked, needs_lost_retries
 from tests.support.processes import is_running
 from tests.support.stack import Stack
@@ -121,7 +122,8 @@ def test_revoke_without_terminate_leaves_a_running_job_alone(
     result = shop.hold.apply_async((key,), queue=GPU)
     stack.told(key)
     result.revoke()
-    shop.app.control.ping(timeout=0.3)  # answered after the revoke was
+    # The answer comes after the revoke.
+    assert shop.app.control.ping([worker_name("t4")], timeout=PATIENCE, limit=1)
     stack.go(key)
     assert result.get(PATIENCE) == key
 
@@ -140,7 +142,7 @@ def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(
     stack = stack_factory()
     dispatcher = stack.dispatcher()
     control = stack.app.control
-    assert control.cancel_consumer("gpu.t4.shared", reply=True)
+    assert control.cancel_consumer("gpu.t4.shared", reply=True, timeout=PATIENCE, limit=1)
     results = [stack.shop.tell_of.apply_async((key, "ran"), queue=GPU) for _ in range(2)]
     results[0].revoke()
     until(
@@ -148,7 +150,7 @@ def test_a_job_revoked_before_a_dispatcher_has_it_is_revoked_when_it_comes(
         PATIENCE,
         "the revocation is remembered",
     )
-    assert control.ping(timeout=0.3) and results[0].state == "PENDING"
+    assert control.ping(timeout=PATIENCE, limit=1) and results[0].state == "PENDING"
     dispatcher.restart()
     with pytest.raises(TaskRevokedError):
         results[0].get(PATIENCE)

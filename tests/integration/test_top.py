@@ -12,7 +12,7 @@ import pytest
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.dev_command import CLI, clean_env
 from tests.support.terminal import RESTORED, Terminal
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 NEVER = "no dispatcher has ever announced itself"
@@ -32,7 +32,7 @@ def test_top_goes_on_while_redis_is_away_and_follows_it_again(tmp_path: Path) ->
             server.start()
             until(lambda: not terminal.shows("below is the state of"))
             terminal.type("\x03")
-            assert terminal.process.wait(10) == 0
+            assert terminal.process.wait(PATIENCE) == 0
             assert terminal.settings == terminal.before
             assert terminal.output.endswith(RESTORED)
     finally:
@@ -41,7 +41,7 @@ def test_top_goes_on_while_redis_is_away_and_follows_it_again(tmp_path: Path) ->
 
 def test_a_wrong_setting_ends_top_with_its_error_on_a_clean_terminal() -> None:
     with Terminal([*CLI, "top"], clean_env(T4_SHARED_SLOTS="many")) as terminal:
-        assert terminal.process.wait(20) == 2
+        assert terminal.process.wait(PATIENCE) == 2
         assert terminal.settings == terminal.before
         until(lambda: "T4_SHARED_SLOTS='many'" in terminal.output.rpartition(RESTORED)[2])
 

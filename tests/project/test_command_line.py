@@ -16,6 +16,7 @@ from tests.support.command_line import run_command
 from tests.support.dev_command import CLI, clean_env
 from tests.support.forking import start_forked
 from tests.support.nodes import FAKE_GPUS
+from tests.support.waiting import PATIENCE
 
 NOWHERE = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
 
@@ -116,6 +117,6 @@ def test_forked_processes_run_side_by_side_each_in_a_session(tmp_path: Path) -> 
     assert len({os.getsid(0), os.getsid(one.pid), os.getsid(two.pid)}) == 3
     one.terminate()
     two.kill()
-    assert (one.wait(20), two.wait(20)) == (-signal.SIGTERM, -signal.SIGKILL)
+    assert (one.wait(PATIENCE), two.wait(PATIENCE)) == (-signal.SIGTERM, -signal.SIGKILL)
     one.terminate()  # it has ended
     assert (one.poll(), two.poll()) == (-signal.SIGTERM, -signal.SIGKILL)

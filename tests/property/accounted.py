@@ -95,6 +95,8 @@ class Accounted(OpenClass):
     def take(self, granted: Any) -> None:
         for record in granted:
             self.granted[f"{record['delivery']}#{record['attempt']}"] = record
+        if any(self.noted.values()):
+            self.widen(self.noted[SHARED], self.noted[EXCLUSIVE])
 
     def submit(self, isolation: str = SHARED, tenant: str = "", task: str = "shop.run") -> str:
         self.jobs += 1

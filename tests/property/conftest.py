@@ -20,6 +20,7 @@ def schedule_redis() -> Iterator[redis.Redis]:
     with EmbeddedRedis() as server, model_time():
         # On a machine that stalls, a call that is repeated would have another answer.
         client = connect(server.url, timeout=60)
+        client.config_set("appendonly", "no")  # it is never restarted
         yield client
         client.close()
 

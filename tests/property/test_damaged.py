@@ -25,14 +25,12 @@ from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.keys import BUSY, CLASSES, class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.measures import Measures
-from gpuqueue.store.reader import Reader
 from gpuqueue.store.scripts import source
 from gpuqueue.store.turn import Turn, Turns
-from tests.support.model_time import Timed
+from tests.property.open_class import NOW, OpenClass
 
 pytestmark = pytest.mark.integration
 T4 = GpuClass("t4", shared_slots=2, exclusive_slots=1)
-NOW = 1_000_000.0
 #: Texts in place of a record: no JSON, JSON of another kind, fields of another type.
 TEXTS: list[Any] = [
     "{",
@@ -74,15 +72,12 @@ TEXTS: list[Any] = [
 ]
 
 
-class Queue(Timed):
+class Queue(OpenClass):
     """A class with an open line."""
 
     def __init__(self, client: redis.Redis) -> None:
-        client.flushdb()
-        self.client, self.now = client, NOW
-        self.line, self.reader = Line(client, by="d1"), Reader(client)
+        super().__init__(client, by="d1")
         self.turns = Turns(client, self.line)
-        self.line.open("t4")
 
     def key(self, name: str) -> str:
         return class_key("t4", name)

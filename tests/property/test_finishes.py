@@ -18,7 +18,7 @@ from gpuqueue.dispatcher.finish_here import PLAIN_TRIES, HereFinisher
 from gpuqueue.glue.messages.parse import UNSIGNED
 from gpuqueue.model.record import Record
 from gpuqueue.store import places
-from gpuqueue.store.attempts import FREE_FOR
+from gpuqueue.store.finishes import FREE_FOR
 from gpuqueue.store.keys import class_key
 from gpuqueue.store.line import Line
 from gpuqueue.store.logs import Logs

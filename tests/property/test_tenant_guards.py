@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 from gpuqueue.classes.gpu_class import GpuClass
+from gpuqueue.cli.commands.tenants import TRIES, Change, apply
+from gpuqueue.errors import GpuQueueError
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.ends import End
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.tenant import ClassRules, TenantRule
-from gpuqueue.store.keys import class_key
+from gpuqueue.store.keys import CLASSES, class_key
+from gpuqueue.store.tenants import RulesChanged, TenantsView
 from tests.property.going_on import Instance
 from tests.property.tenants import LOSABLE, TenantQueue
 
@@ -54,6 +60,44 @@ def test_a_file_leaves_rules_that_it_does_not_name_and_a_half_life(queue: Tenant
     view = tenants.of("t4")
     assert {name: rule.weight for name, rule in view.rules.items()} == {"a": 9, "b": 5, "c": 2}
     assert view.half_life == 3600
+
+
+def test_a_rule_that_follows_from_earlier_rules_is_not_set(queue: TenantQueue) -> None:
+    queue.tenants.set("t4", {"a": TenantRule(weight=9)})
+    before = queue.tenants.of("t4").epoch
+    queue.tenants.set("t4", {"b": TenantRule(weight=5)}, epoch=before)
+    with pytest.raises(RulesChanged):
+        queue.tenants.set("t4", {"a": TenantRule(weight=2)}, 60.0, epoch=before)
+    view = queue.tenants.of("t4")
+    assert ({name: rule.weight for name, rule in view.rules.items()}, view.epoch) == (
+        {"a": 9, "b": 5},
+        before + 1,
+    )
+    assert view.half_life == 86_400
+
+
+@pytest.mark.parametrize("others", [1, TRIES])
+def test_a_command_follows_from_the_rules_that_another_one_has_set(
+    queue: TenantQueue, others: int
+) -> None:
+    queue.client.hset(CLASSES, "t4", json.dumps(WIDE.public()))
+    state: Any = SimpleNamespace(client=queue.client, reader=queue.reader)
+    seen: list[TenantsView] = []
+
+    def change(view: TenantsView) -> Change:
+        seen.append(view)
+        if len(seen) <= others:
+            queue.tenants.set("t4", {"a": TenantRule(weight=len(seen))})
+        return Change({"a": replace(view.rules.get("a") or TenantRule(), max_running=3)})
+
+    if others < TRIES:
+        assert apply(state, "t4", change)
+        assert queue.tenants.of("t4").rules == {"a": TenantRule(weight=1, max_running=3)}
+    else:
+        with pytest.raises(GpuQueueError, match="the rules of t4 change all the time; try again"):
+            apply(state, "t4", change)
+        assert queue.tenants.of("t4").rules == {"a": TenantRule(weight=TRIES)}
+    assert len(seen) == min(others + 1, TRIES)
 
 
 def test_a_tenant_whose_jobs_wait_is_not_idle(queue: TenantQueue) -> None:

@@ -122,6 +122,48 @@ def test_tenants_with_jobs_are_listed_first(queue: TenantQueue) -> None:
     assert [each.name for each in queue.tenants.of("t4").tenants] == ["a", "b"]
 
 
+def test_of_many_tenants_those_with_jobs_are_listed_first(queue: TenantQueue) -> None:
+    """Those that run, then those that wait or are delayed; a list costs as much as it has."""
+    queue.set("*", TenantRule(max_running=1))
+    for tenant in ("gone", "latest"):
+        queue.send(tenant)
+        queue.after(60)
+        queue.end(f"{tenant}-{queue.sent}")
+    queue.set("never", TenantRule(max_running=0))
+    queue.send("late", eta=queue.now + 900)
+    for tenant in ("never", "a", "b", "c", "c", "d", "d"):
+        queue.send(tenant)
+    queue.turn()
+    busy = {"a", "b", "c", "d", "late", "never"}
+    order = ["d", "c", "b", "a"]  # as they were served
+
+    def listed(most: int) -> list[str]:
+        view = queue.tenants.of("t4", most)
+        assert view.total == 8 and view.rules
+        return [each.name for each in view.tenants]
+
+    assert listed(4) == order
+    assert (listed(6)[:4], {*listed(6)}) == (order, busy)
+    assert listed(7)[-1] == "latest" and listed(8)[-1] == "gone"
+    assert listed(0) == []
+    for number in range(200):
+        queue.send(f"more-{number}")
+    queue.client.config_resetstat()
+    assert len(queue.tenants.of("t4", 5).tenants) == 5
+    calls = queue.client.info("commandstats")
+    assert sum(int(each["calls"]) for each in calls.values()) < 100
+    assert "cmdstat_hgetall" not in calls or calls["cmdstat_hgetall"]["calls"] == 1
+
+
+@pytest.mark.parametrize("lost", ["=a", "#1"])
+def test_a_tenant_that_cannot_be_read_is_not_listed(queue: TenantQueue, lost: str) -> None:
+    for tenant in ("a", "b", "c"):
+        queue.send(tenant)
+    assert queue.client.hget(queue.key("tenants"), "#1") == "a"
+    queue.client.hdel(queue.key("tenants"), lost)
+    assert {each.name for each in queue.tenants.of("t4", 2).tenants} == {"b", "c"}
+
+
 def test_a_rule_makes_no_tenant(queue: TenantQueue) -> None:
     queue.send("a")
     queue.set("b", TenantRule(weight=2))

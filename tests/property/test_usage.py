@@ -58,6 +58,7 @@ steps = st.one_of(
     st.tuples(
         st.just("note"), st.integers(1, 5), st.integers(0, 2), st.sampled_from(["0.35", "2", None])
     ),
+    st.tuples(st.just("settings"), st.integers(1, 5), st.integers(0, 2)),
 )
 
 
@@ -88,6 +89,8 @@ def test_entries_sums_and_costs_add_up_in_any_schedule(
         elif kind == "note":
             shared, exclusive, price = what
             queue.note(GpuClass("t4", "r", shared, exclusive, price_per_hour=price))
+        elif kind == "settings":  # of a dispatcher that has come; the leader has not noted them
+            queue.gpu_class = GpuClass("t4", "r", *what)
         elif kind == "again" and queue.granted:  # a dispatcher that had stalled
             name = [*queue.granted][what[0] % len(queue.granted)]
             if name not in holders:

@@ -11,6 +11,7 @@ import redis
 
 from gpuqueue.model.ends import End
 from gpuqueue.model.names import EXCLUSIVE, SHARED
+from gpuqueue.model.place import Site
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.usage import Use
 from gpuqueue.store import usage
@@ -229,6 +230,32 @@ def test_shared_jobs_of_a_class_without_exclusive_slots_keep_their_shares(
         queue.submit(SHARED)
     queue.wait(SECOND)
     queue.note(replace(T4, shared_slots=2, exclusive_slots=0))
+    queue.wait(SECOND)
+    queue.check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "isolation", "jobs"),
+    [
+        ({"shared_slots": 9}, SHARED, 9),
+        ({"exclusive_slots": 3}, EXCLUSIVE, 3),
+        ({"domains": 3}, SHARED, 12),
+    ],
+)
+def test_slots_that_no_leader_has_noted_yet_are_shares_of_what_is_there(
+    queue: Accounted, settings: Any, isolation: str, jobs: int
+) -> None:
+    queue.note(T4)
+    queue.wait(SECOND)
+    queue.gpu_class = replace(T4, **settings)
+    if queue.gpu_class.domains > 1:
+        devices = {"t4": queue.gpu_class.domains}
+        queue.line = Line(queue.client, devices=devices, site=Site("h", "shop"))
+    for _ in range(jobs):
+        queue.submit(isolation)
+    assert len(queue.held_slots()) == jobs
+    queue.wait(10 * SECOND)
+    queue.succeed("j1#1")
     queue.wait(SECOND)
     queue.check()
 

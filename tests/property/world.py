@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuqueue.model.names import ISOLATIONS, delivery_name
 from gpuqueue.model.record import Record
 from gpuqueue.model.states import JobState
-from gpuqueue.store.attempts import FREE_FOR
+from gpuqueue.store.finishes import FREE_FOR
 from gpuqueue.store.keys import class_key
 from tests.property.entrance import CLASS, Process
 from tests.property.model import HOLDING, IN_LINE, Bounds, Model, ModelJob, Rules

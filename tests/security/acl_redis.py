@@ -23,7 +23,7 @@ from gpuqueue.dev.embedded_redis import find_server
 from gpuqueue.dev.redis_process import HOST
 from tests.support.endpoints import free_port
 from tests.support.gate import Gate
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 USERS_FILE = ROOT / "deploy" / "redis" / "users.acl"
@@ -111,7 +111,7 @@ class AclRedis:
             decode_responses=True,
         )
         self._stack.callback(self.admin.close)
-        until(self._answers, 10, "the Redis with users answers", self.log)
+        until(self._answers, PATIENCE, "the Redis with users answers", self.log)
         for user in USERS:
             self._gates[user] = self._stack.enter_context(Gate(self.port, source=SOURCES[user]))
         self._watch()

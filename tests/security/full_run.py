@@ -15,8 +15,8 @@ from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
 from tests.security.acl_redis import AclRedis
-from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
-from tests.support.waiting import until
+from tests.security.secured_stack import SecuredStack, fetch
+from tests.support.waiting import PATIENCE, until
 
 GPU = "gpu.t4.shared"
 

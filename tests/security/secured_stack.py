@@ -21,10 +21,7 @@ from tests.support.command_line import run_command
 from tests.support.endpoints import free_port
 from tests.support.launching import IMAGE, PACE
 from tests.support.nodes import APPS, ProcessContainer
-from tests.support.waiting import until
-
-#: How long anything may take that takes under two seconds on an idle machine.
-PATIENCE = 40.0
+from tests.support.waiting import PATIENCE, until
 
 
 class SecuredStack:

@@ -23,9 +23,9 @@ from gpuqueue.store.scripts import source
 from gpuqueue.store.whole_logs import WholeLogNotes
 from tests.security import full_run
 from tests.security.acl_redis import ROOT, USERS, USERS_FILE, AclRedis, filled
-from tests.security.secured_stack import PATIENCE, SecuredStack
+from tests.security.secured_stack import SecuredStack
 from tests.support.nodes import APPS
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -465,7 +465,7 @@ def test_a_pod_that_may_not_wait_until_it_is_told_looks_often(
 # -- what the scripts run --------------------------------------------------------------------------
 
 SCRIPTS = ROOT / "gpuqueue" / "store" / "lua"
-#: The verbs of executors (store/attempts.py).
+#: The verbs of executors (store/attempts.py, store/finishes.py).
 EXECUTORS_VERBS = (
     "claim",
     "loaded",
@@ -520,7 +520,8 @@ def commands(verb: str) -> set[str]:
 
 
 def test_the_verbs_of_executors_are_those_that_they_call() -> None:
-    text = (ROOT / "gpuqueue" / "store" / "attempts.py").read_text()
+    store = ROOT / "gpuqueue" / "store"
+    text = "".join((store / each).read_text() for each in ("attempts.py", "finishes.py"))
     assert set(re.findall(r'_?call\(\s*"(\w+)"', text)) == set(EXECUTORS_VERBS)
 
 

@@ -19,10 +19,10 @@ import redis
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.store.reader import Reader
 from tests.security.client import Client
-from tests.security.secured_stack import PATIENCE, SecuredStack
+from tests.security.secured_stack import SecuredStack
 from tests.support.certificates import Authority, Pair
 from tests.support.signing import SIGNED, keys_of, other_body, other_content, push, signed
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
 

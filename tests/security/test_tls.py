@@ -18,10 +18,10 @@ from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import ServerNotTrusted, ServerUnreachable
 from gpuqueue.store.client import check, connect
 from tests.security.acl_redis import USERS, AclRedis
-from tests.security.secured_stack import PATIENCE, SecuredStack, fetch
+from tests.security.secured_stack import SecuredStack, fetch
 from tests.support.certificates import Authority, Pair
 from tests.support.gate import HOST, Gate
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

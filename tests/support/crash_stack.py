@@ -15,12 +15,10 @@ from celery.result import AsyncResult
 from gpuqueue.model.record import Record
 from tests.support.nodes import APPS, WorkerNode
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 #: The folder of a ``sitecustomize`` that kills its process at the step named by CRASH_AT.
 INJECTION = Path(__file__).parent / "crash_injection"
-#: Everything that may happen after a crash has happened within this many seconds here.
-PATIENCE = 45.0
 #: Short clocks: what a crash costs is then seconds, and the tests stay quick.
 CLOCKS = {
     "GPUQUEUE_REPAIR_SECONDS": "1",

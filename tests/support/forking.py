@@ -1,4 +1,5 @@
-"""``python -m gpuqueue.cli`` and ``python -m celery`` without the time that imports take.
+"""``python -m`` of ``gpuqueue.cli``, ``celery`` and ``gpuqueue.executor`` without the time that
+imports take.
 
 One process for each worker of pytest-xdist has imported what all of them need, and forks for each
 start. Environment, folder, arguments, output and session of a start are its own.
@@ -28,18 +29,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpuqueue.cli import COMMANDS
+from gpuqueue.store import scripts
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 #: Bytes of a start: its arguments and its environment.
 LARGEST = 1 << 20
-#: What commands import late, and what ``celery`` and ``gpuqueue.celery`` import.
+#: What commands import late, and what ``celery``, ``gpuqueue.celery`` and executors import.
 LATER = (
+    "gpuqueue.executor.main",
+    "gpuqueue.runner.pod",
     "gpuqueue.launchers.kubernetes.assemble",
     "gpuqueue.dispatcher.assemble",
     "celery.bin.celery",
     "celery.apps.worker",
     "celery.app.control",
+    "celery.app.events",
     "celery.app.log",
     "celery.concurrency.prefork",
     "celery.concurrency.thread",
@@ -173,6 +178,7 @@ def _serve(orders: socket.socket) -> None:
         importlib.import_module(module)
     for module in LATER:
         importlib.import_module(module)
+    scripts.read()
     assert not {"gpuqueue.celery", "torch"} & sys.modules.keys()
     gc.collect()
     gc.freeze()

@@ -21,6 +21,7 @@ from gpuqueue.model.record import Record
 from gpuqueue.store.client import connect
 from gpuqueue.store.line import Line
 from gpuqueue.store.reader import Reader
+from tests.support.command_line import run_command
 from tests.support.nodes import APPS
 from tests.support.waiting import PATIENCE, until
 
@@ -81,22 +82,21 @@ class Hands:
         }
 
     def run(
-        self, record: Record, env: dict[str, str] | None = None, **how: Any
+        self, record: Record, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the executor of an attempt to its end."""
+        """Run the executor of an attempt to its end, without the time that imports take."""
         told = self.environment(record) | (env or {})
-        return subprocess.run(
-            COMMAND, env=told, capture_output=True, text=True, timeout=PATIENCE, **how
-        )
+        return run_command([], env=told, timeout=PATIENCE, module="gpuqueue.executor")
 
-    def start(self, record: Record, env: dict[str, str]) -> subprocess.Popen[str]:
-        """Start it."""
+    def start(self, record: Record, env: dict[str, str], **how: Any) -> subprocess.Popen[str]:
+        """Start it as a pod does; ``how``: as ``subprocess.Popen`` takes it."""
         return subprocess.Popen(
             COMMAND,
             env=self.environment(record) | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            **how,
         )
 
     def next_attempt(self, record: Record, end: End) -> Record:

@@ -78,6 +78,9 @@ class InstantCluster:
     def watch_pods(self, *_: object) -> Any:
         return _Watch(self._events)
 
+    def server_time(self, now: float) -> float:
+        return now
+
     def look(self) -> None:
         """It is always in sight."""
 

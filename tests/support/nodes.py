@@ -21,13 +21,13 @@ from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from tests.support.forking import Forked, start_forked
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 APPS = Path(__file__).parent / "apps"
 #: Modules that stand in for NVML and torch, for a child's PYTHONPATH.
 FAKE_GPUS = Path(__file__).parent / "fake_gpus"
 #: How long a node may take to start on a busy machine, and to end.
-START, STOP = 30.0, 8.0
+START, STOP = PATIENCE, 8.0
 
 
 class ProcessContainer(CeleryWorkerContainer):

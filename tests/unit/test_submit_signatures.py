@@ -11,6 +11,7 @@ from celery import Celery, chain, current_app, signature
 
 import gpuqueue
 from gpuqueue.model.container import CONTAINER_TASK, parse_container
+from tests.support.waiting import PATIENCE
 
 APP = Celery("signatures", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -52,7 +53,7 @@ def test_current_app_sends_a_signature_without_an_app() -> None:
         try:
             sent = made.apply_async()
             queue = connection.SimpleQueue("gpu.t4")
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=PATIENCE)
             queue.close()
         finally:
             before.set_current()

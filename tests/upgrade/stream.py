@@ -17,11 +17,11 @@ from typing import Any, Self
 from celery.result import AsyncResult
 
 import gpuqueue
-from tests.support.crash_stack import PATIENCE, CrashStack
+from tests.support.crash_stack import CrashStack
 from tests.support.endpoints import Endpoint, free_port
 from tests.support.launching import ClusterLaunching
 from tests.support.nodes import WorkerNode
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 NEW = Path(gpuqueue.__file__).parent.parent
 SHARED, EXCLUSIVE = "gpu.t4.shared", "gpu.t4.exclusive"

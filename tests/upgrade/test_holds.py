@@ -16,8 +16,7 @@ from celery.result import AsyncResult
 from gpuqueue.errors import LaunchFailed
 from gpuqueue.store import places
 from gpuqueue.store.keys import class_key
-from tests.support.crash_stack import PATIENCE
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.previous import BEFORE_HOLDS, has_history, unpack
 from tests.upgrade.stream import Versions, leave
 from tests.upgrade.test_replicas import stopped

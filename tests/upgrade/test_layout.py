@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +23,10 @@ from tests.support.command_line import run_command
 from tests.support.crash_stack import CLOCKS
 from tests.support.nodes import APPS
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 WHERE = ("redis://me:secret@h:1/0", "GPUQUEUE_REDIS_URL")
-PATIENCE = 20.0
 EX_CONFIG = 78
 LOCAL_ONLY = pytest.mark.local_only("who runs the jobs makes no difference")
 
@@ -120,15 +118,9 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return {**os.environ, **usual, **more}
 
 
-def told(url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def told(url: str, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a module of ours that is expected to end at once."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=environment(url, **env),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run_command(arguments, env=environment(url, **env), module=module)
 
 
 def test_a_dispatcher_ends_at_once_at_a_newer_layout_and_changes_nothing(

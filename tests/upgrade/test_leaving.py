@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
-from tests.support.crash_stack import PATIENCE
 from tests.support.nodes import WorkerNode
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.stream import SHARED, SOON, Versions, leave, probe
 
 #: The messages that dispatchers have in hand.

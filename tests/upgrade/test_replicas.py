@@ -13,9 +13,8 @@ from contextlib import contextmanager
 import pytest
 from celery.result import AsyncResult
 
-from tests.support.crash_stack import PATIENCE
 from tests.support.nodes import WorkerNode
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.stream import SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]

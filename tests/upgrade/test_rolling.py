@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpuqueue.store.keys import LAYOUT, class_key
-from tests.support.crash_stack import PATIENCE
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.stream import EXCLUSIVE, NEW, SHARED, Stream, Versions, leave, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]

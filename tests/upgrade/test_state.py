@@ -18,13 +18,12 @@ from gpuqueue.model.states import JobState
 from gpuqueue.store.keys import LAYOUT, class_key
 from tests.support.crash_stack import CLOCKS
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.upgrade.record import SLOTS
 from tests.upgrade.state import load
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 HERE = Path(__file__).parent
-PATIENCE = 40.0
 STATES = sorted(HERE.glob("state-*.json"))
 #: Job → how it ends.
 ENDS: dict[str, tuple[str, Any]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -21,10 +24,12 @@ from gpuqueue.model.tenant import (
     shown_name,
 )
 from gpuqueue.store import wakeups
-from gpuqueue.store.tenants import Tenants, TenantsView
+from gpuqueue.store.tenants import RulesChanged, Tenants, TenantsView
 
 #: Exit status if there is no such rule.
 UNKNOWN = 1
+#: How often a command begins again since another one has changed the rules meanwhile.
+TRIES = 20
 #: How many tenants of a class the list has.
 SHOWN = 1000
 COLUMNS = (
@@ -65,29 +70,27 @@ def set_(class_name: str, tenant: str | None, half_life: str | None, **options: 
     TENANT: `-` stands for jobs without a tenant, `*` for all tenants without a rule. What is not
     named stays as it is.
     """
-    state = open_state()
-    view = _view(state, class_name)
     given = {name: _number(name, text) for name, text in options.items() if text is not None}
     if (tenant is None) == bool(given) or not (given or half_life):
         raise click.UsageError("name a tenant and what to set, or a class and --half-life")
-    try:
+    state = open_state()
+
+    def change(view: TenantsView) -> Change:
         seconds = None
         if half_life is not None:
             seconds = check_half_life(_number("half_life", half_life), "half_life")
-        rules: dict[str, TenantRule | None] = {}
-        if tenant is not None:
-            name = check_name(tenant)
-            known = view.rules.get(name)
-            fields = (known.fields() if known else {}) | given
-            left = {key: value for key, value in fields.items() if value is not None}
-            rules[name] = TenantRule.parse(left, f"tenant {tenant}")
-            own = gpu_class(state.reader.classes()[class_name])
-            after = view.rules | {name: rule for name, rule in rules.items() if rule}
-            check_guarantees(after, max(own.shared_slots, own.exclusive_slots), class_name)
-    except WrongRule as exc:
-        raise GpuQueueError(str(exc)) from None
-    Tenants(state.client).set(class_name, rules, seconds)
-    wakeups.wake(state.client, class_name)
+        if tenant is None:
+            return Change({}, seconds)
+        name = check_name(tenant)
+        known = view.rules.get(name)
+        fields = (known.fields() if known else {}) | given
+        left = {key: value for key, value in fields.items() if value is not None}
+        rule = TenantRule.parse(left, f"tenant {tenant}")
+        own = gpu_class(state.reader.classes()[class_name])
+        check_guarantees(view.rules | {name: rule}, own.most_slots, class_name)
+        return Change({name: rule}, seconds)
+
+    apply(state, class_name, change)
     click.echo(f"{class_name}: set")
     return 0
 
@@ -104,19 +107,52 @@ def unset(class_name: str, tenant: str | None, half_life: bool) -> int:
     if (tenant is None) != half_life:
         raise click.UsageError("name a tenant, or a class and --half-life")
     state = open_state()
-    view = _view(state, class_name)
-    try:
-        name = check_name(tenant) if tenant is not None else None
-    except WrongRule as exc:
-        raise GpuQueueError(str(exc)) from None
-    if name is not None and name not in view.rules:
+
+    def change(view: TenantsView) -> Change | None:
+        if tenant is None:
+            return Change({}, default_half_life=True)
+        name = check_name(tenant)
+        return Change({name: None}) if name in view.rules else None
+
+    if not apply(state, class_name, change):
         click.echo(f"gpuqueue: tenant={tenant!r} has no rule in {class_name}", err=True)
         return UNKNOWN
-    rules: dict[str, TenantRule | None] = {name: None} if name is not None else {}
-    Tenants(state.client).set(class_name, rules, default_half_life=half_life)
-    wakeups.wake(state.client, class_name)
     click.echo(f"{class_name}: unset")
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a command sets; a rule that is None is removed."""
+
+    rules: Mapping[str, TenantRule | None]
+    half_life: float | None = None
+    default_half_life: bool = False
+
+
+def apply(state: State, class_name: str, change: Callable[[TenantsView], Change | None]) -> bool:
+    """Set what follows from the rules that hold; if they have changed meanwhile, what follows from
+    the new ones. Returns whether there is something to set.
+    """
+    for _ in range(TRIES):
+        view = _view(state, class_name)
+        try:
+            wanted = change(view)
+        except WrongRule as exc:
+            raise GpuQueueError(str(exc)) from None
+        if wanted is None:
+            return False
+        with suppress(RulesChanged):
+            Tenants(state.client).set(
+                class_name,
+                wanted.rules,
+                wanted.half_life,
+                default_half_life=wanted.default_half_life,
+                epoch=view.epoch,
+            )
+            wakeups.wake(state.client, class_name)
+            return True
+    raise GpuQueueError(f"the rules of {class_name} change all the time; try again")
 
 
 def _view(state: State, class_name: str) -> TenantsView:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuqueue.launchers.kubernetes.api.requests import Requests
 
 #: Seconds by which the clock of a node may be behind that of Redis.
-CLOCKS = 5.0
+CLOCKS = 900.0
 #: The most bytes of a pod's log to fetch. The API cuts the rest at the end.
 _LARGEST = 1 << 24
 

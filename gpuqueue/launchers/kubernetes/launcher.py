@@ -105,7 +105,7 @@ class KubernetesLauncher:
                 *(within, self._selector(), settings, common, on_end, observations, classes),
                 whole_logs=whole_logs,
             ),
-            JobsElsewhere(api, observations, self.claim_within),
+            JobsElsewhere(api, observations, self.claim_within, settings.log_tail_bytes),
         )
         self._finisher_jobs = FinisherJobs(
             self._namespaces.within, classes, settings, common, self._closed

@@ -46,8 +46,11 @@ end
 -- An older state has the attempt before the one that runs. Its end is not known.
 local function free(job)
   local holder = holder_of(job)
-  local held, since, isolation = accounting.leave_slots(holder, job, true)
+  local since, isolation = accounting.held_since(holder, job)
+  local held
   if since then
+    accounting.leave(holder, isolation)
+    held = accounting.leave_further(holder, isolation, job)
     local entry = accounting.entry_of(job, true, holder, held, since, isolation, found.admitted)
     accounting.account(entry, 'INFRA', false)
   end
@@ -120,7 +123,7 @@ job.admitted, job.started, job.adopted = found.admitted or now, found.started or
 local holder = holder_of(job)
 redis.call('ZADD', K[own], now, holder)
 slots.enter(holder, number)
-domain.widen()
+domain.widen(slots.in_use())
 tenancy.started(job)
 slots.hold_devices(holder, slots.devices_of(job))
 if job.time_limit then redis.call('ZADD', K.deadlines, job.started + job.time_limit, holder) end

@@ -56,6 +56,7 @@ local function archive()
   redis.call('HSET', K.usage, '#day', today, '#rows', rows)
   redis.call('HINCRBY', K.usage, '#archived', 1)
   if oldest then note_oldest(oldest) end
+  for i = 1, #found, 2 do accounting.end_open(found[i], today * DAY) end
 end
 
 -- Days that are too old become part of one row for each isolation and reason.
@@ -116,7 +117,7 @@ local function forget_capacities()
   redis.call('HINCRBY', K.usage, '#archived', 1)
 end
 
-local held = { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
+local held = slots.in_use()
 local known = redis.call('HMGET', K.usage, '#now', '#seen', '#day', '#late')
 local current, seen = decoded(known[1]), tonumber(known[2])
 
@@ -143,7 +144,7 @@ local least = held.shared + held.exclusive > 0 and 1 or 0
 if not wanted.domains then wanted.domains = math.max(least, domain.total()) end
 -- Where slots were taken away, what still runs has its share.
 wanted.shared, wanted.exclusive = context.shared, context.exclusive
-domain.fit(wanted)
+domain.fit(wanted, held)
 -- What was noted while the clock of Redis was ahead holds from now on, not from then.
 local changed = not current or tonumber(current.at) > micros(now)
 for _, field in ipairs({ 'domains', 'shared', 'exclusive', 'price', 'rows' }) do

@@ -6,7 +6,9 @@
 --   half_life?: seconds; false: the default
 --   whole?: the mark of a file: what an earlier file has set, and this one does not name, goes; a
 --     file of the same mark changes nothing
--- Answer: {the number of this state of the rules, 1 if something has changed, else 0}
+--   epoch?: of the rules that these follow from: nothing is set if others hold by now
+-- Answer: {the number of this state of the rules, 1 if something has changed, -1 if others hold,
+--         else 0}
 --! clock records slots tenants tenant_lines tenant_turns
 local from_file = context.source == 'file'
 local known = redis.call('HGETALL', K.tenant_rules)
@@ -18,6 +20,7 @@ for i = 1, #known, 2 do
 end
 local epoch = tonumber(entries.epoch or 0) or 0
 if from_file and (entries.mark or '') == context.whole then return { epoch, 0 } end
+if context.epoch and context.epoch ~= epoch then return { epoch, -1 } end
 
 local changed, names, all = 0, {}, false
 local function note(field, entry)

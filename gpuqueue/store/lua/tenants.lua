@@ -1,6 +1,7 @@
 -- tenants: what each tenant of a class has, and may have. Reads only.
 -- Context:
---   most: how many tenants: those with the most jobs, then those that were served last
+--   most: how many tenants: those that run jobs, then those whose jobs wait, then those that were
+--     served last
 -- Answer: {number of the state of the rules, half-life in seconds (text), how many tenants there
 --         are, field, entry (JSON)... of tenant_rules as one list, and of each tenant a list:
 --         {name, shared jobs that wait, exclusive ones, delayed ones, shared ones that run,

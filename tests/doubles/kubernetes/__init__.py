@@ -43,7 +43,8 @@ environment name a file of the container in place of the termination message pat
 HTTP (``POST <control_url>/<name>`` with the arguments as a JSON object):
 
 - requests: ``fail(status, method=, path=, times=, retry_after=)``, ``hang(…)``, ``cut(after=, …)``,
-  ``latency(seconds)``, ``clear()``; ``front_down()``, ``front_up()``;
+  ``latency(seconds)``, ``clear()``; ``front_down()``, ``front_up()``,
+  ``shift_clock(seconds)`` (of all clusters of the process);
 - watches: ``drop_watches(cut=)``, ``silence_watches(on=)``, ``expire_watches(times)``,
   ``compact()``;
 - controllers: ``late_pods(seconds)``, ``stall(part)``, ``resume(part)``, ``policy(kind, why)``;

@@ -11,7 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from celery.exceptions import TaskRevokedError
 
+import gpuqueue
 from gpuqueue.model.place import Place
 from gpuqueue.store import places
 from tests.doubles.kubernetes import Node
@@ -97,6 +99,60 @@ def test_a_dispatcher_that_may_not_create_jobs_starts_and_says_so(
     assert 'cannot create resource "jobs"' in node.logs()
 
 
+DENIED = json.dumps(
+    {
+        "kind": "Status",
+        "status": "Failure",
+        "code": 403,
+        "reason": "Forbidden",
+        "message": 'admission webhook "keep" denied the request: it stays',
+    }
+)
+
+
+@pytest.mark.slow
+def test_a_job_that_may_not_be_deleted_concerns_no_other(
+    stacks: Callable[..., ClusterStack], key: str
+) -> None:
+    stack = stacks({"GPUQUEUE_WARM_SECONDS": "0"})
+    node = stack.dispatcher()
+    first, second = (stack.shop.hold.apply_async((key,), queue=GPU) for _ in range(2))
+    stack.told(key)
+    stack.told(key)
+    name = stack.known(first.id)["instance"].split("/")[1]
+    stack.cluster.faults.fail(403, method="DELETE", path=name, times=None, body=DENIED)
+    first.revoke(terminate=True)
+    until(lambda: "denied the request: it stays" in node.logs(), PATIENCE, "it is told")
+    second.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        second.get(PATIENCE)
+    until(lambda: stack.holders() == [first.id], PATIENCE, "one slot is free")
+    stack.cluster.faults.clear()
+    with pytest.raises(TaskRevokedError):
+        first.get(PATIENCE)
+
+
+@pytest.mark.slow
+def test_a_stray_that_may_not_be_deleted_keeps_no_other(
+    stacks: Callable[..., ClusterStack], key: str
+) -> None:
+    stack = stacks({"GPUQUEUE_WARM_SECONDS": "0"})
+    node = stack.dispatcher()
+    jobs = [stack.shop.hold.apply_async((key,), queue=GPU) for _ in range(3)]
+    for _ in jobs:
+        stack.told(key)
+    names = [stack.known(each.id)["instance"].split("/")[1] for each in jobs]
+    denied = "|".join(names[:2])
+    stack.cluster.faults.fail(403, method="DELETE", path=denied, times=None, body=DENIED)
+    for each in jobs:  # their jobs go on without them
+        record = stack.known(each.id) | {"attempt": 2, "token": "x"}
+        stack.client.hset("gpuqueue:1:{t4}:jobs", each.id, json.dumps(record))
+        stack.client.zrem("gpuqueue:1:{t4}:holders_shared", f"{each.id}#1")
+    until(lambda: stack.cluster.job(names[2]) is None, PATIENCE, "it is stopped", node.logs)
+    assert all(stack.cluster.job(name) for name in names[:2])
+    assert "step 'repair' failed" not in node.logs()
+
+
 def held(stack: ClusterStack) -> list[Place]:
     return places.set_aside(places.of(stack.client, "t4"))
 
@@ -129,6 +185,21 @@ def test_an_end_is_seen_though_the_watch_is(
         if fault == "silent":
             faults.silence_watches(on=False)
             faults.drop_watches()  # the silent one: the next test's pods would pass unseen
+
+
+@pytest.mark.slow
+def test_a_container_job_ends_as_it_did_though_the_watch_is_silent(
+    stacks: Callable[..., ClusterStack],
+) -> None:
+    """Its Job alone shows the end, which is then read from its pod."""
+    stack = stacks({"GPU_WATCH_SILENCE_SECONDS": "30"})
+    stack.dispatcher()
+    assert stack.shop.add.apply_async((1, 1), queue=GPU).get(PATIENCE) == 2
+    stack.cluster.faults.silence_watches()
+    stack.cluster.faults.silence_watches(on=False)  # the next ones, as that of the Jobs
+    command = ["python3", "-c", "print('done')"]
+    result = gpuqueue.run("shop:1", command, app=stack.app).apply_async(queue=GPU)
+    assert result.get(PATIENCE) == {"exit_code": 0, "message": "", "log": "done\n"}
 
 
 def test_jobs_end_and_start_again_when_the_api_server_comes_back(

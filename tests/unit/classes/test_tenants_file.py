@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,9 +54,17 @@ WRONG = {
         "[t4.tenants.a]\nguaranteed = 3\n[t4.tenants.b]\nguaranteed = 2",
         "f.toml: t4.tenants.guaranteed=5 is more in sum than the 4 slots of the class; lower",
     ),
+    "more guaranteed to each other one": (
+        '[t4.tenants.a]\nguaranteed = 4\n[t4.tenants."*"]\nguaranteed = 5',
+        "f.toml: t4.tenants.*.guaranteed=5 is more than the 4 slots of the class; lower it",
+    ),
     "a name with a space": (
         "[t4.tenants.'a b']",
         "f.toml: t4.tenants='a b' cannot name a tenant; use up to 63 letters",
+    ),
+    "a name of other signs": (
+        "[t4.tenants.'..']",
+        "the first and the last a letter or digit; or '-' for jobs without a tenant, '*' for all",
     ),
     "a name with a control character": ('[t4.tenants."a\\u0007"]', "'a\\x07' cannot name a tenant"),
     "a name that is too long": (f"[t4.tenants.{'a' * 64}]", "cannot name a tenant; use up to 63"),
@@ -90,6 +99,27 @@ def test_a_file_has_the_rules_of_each_class(tmp_path: Path) -> None:
     assert rules_of_tenants(Settings(), CLASSES) == ({}, "")
     with pytest.raises(SettingsError, match=r"GPUQUEUE_TENANTS_FILE=.*none' cannot be read: No su"):
         rules_of_tenants(Settings(GPUQUEUE_TENANTS_FILE=tmp_path / "none"), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("own", "slots"),
+    [
+        ({"domains": 3}, 12),
+        ({"domain": "node", "nodes": ["a", "b"]}, 8),
+        ({"domain": "node", "nodes": ["a", "b"], "scale_to": 5}, 20),
+        ({"domain": "node", "scale_to": 5}, None),
+    ],
+)
+def test_the_slots_of_all_domains_may_be_guaranteed(own: Any, slots: int | None) -> None:
+    classes = {"t4": GpuClass("t4", shared_slots=4, exclusive_slots=1, **own)}
+    assert classes["t4"].most_slots == slots
+    text = "[t4.tenants.a]\nguaranteed = {}\n"
+    number = slots or 1000
+    rules = tenants_from_toml(text.format(number), "f.toml", classes)["t4"].rules
+    assert rules["a"].guaranteed == number
+    if slots:
+        with pytest.raises(SettingsError, match=f"is more in sum than the {slots} slots"):
+            tenants_from_toml(text.format(slots + 1), "f.toml", classes)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "a\n", "ä"])

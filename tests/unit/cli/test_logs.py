@@ -109,7 +109,7 @@ def test_the_log_of_a_warm_pod_is_cut_where_its_job_begins(
     world.records, world.pods = [WARM], {"gpus/gpu-j-1": [IN_POD]}
     assert main(["logs", "j"]) == 0
     assert capsys.readouterr().out == "of the second\n\nafter the clock was set back\n"
-    assert world.since == [995.5]
+    assert world.since == [100.5], "the clock of its node may be behind"
 
 
 def test_a_job_begins_where_the_runner_of_its_pod_goes_on_with_it(

@@ -17,6 +17,7 @@ from gpuqueue.launchers.local import output_file
 from gpuqueue.launchers.local.identity import Instance, Process
 from gpuqueue.launchers.local.runtime import prepare
 from gpuqueue.model.record import Record
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_each_line_is_followed_once_across_rotations(
         with output.open("ab", buffering=0) as file:
             for number in range(1, many):
                 if number % 100 == 0:  # slower than its reader, so that nothing is left out
-                    may_write.acquire(timeout=10)
+                    may_write.acquire(timeout=PATIENCE)
                 if not holes and number % 500 == 0:
                     rotate()
                 file.write(lines(number).encode())

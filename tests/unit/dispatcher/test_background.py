@@ -10,7 +10,7 @@ import pytest
 
 from gpuqueue.dispatcher import background
 from gpuqueue.dispatcher.background import BackgroundQueue
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Away(ConnectionError):
@@ -37,7 +37,7 @@ class Desk:
 
     def _write(self, items: list[str]) -> None:
         self.writes += 1
-        self.open.wait(10)
+        self.open.wait(PATIENCE)
         if self.away:
             raise Away("no answer")
         if self.refused in items:
@@ -45,7 +45,7 @@ class Desk:
         self.written += items
 
     def wrote(self, *items: str) -> None:
-        until(lambda: self.written == list(items), 5, f"{items}", lambda: str(self.written))
+        until(lambda: self.written == list(items), PATIENCE, f"{items}", lambda: str(self.written))
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_thread_that_cannot_prepare_itself_writes_all_the_same() -> None:
         "desk", written.extend, lambda exc: False, int, begin=begin
     )
     beside.put(1, "a")
-    until(lambda: written == ["a"], 20)
+    until(lambda: written == ["a"])
     beside.close()
 
 

@@ -14,7 +14,7 @@ from gpuqueue import steps
 from gpuqueue.dispatcher import finish as finish_module
 from gpuqueue.dispatcher.finish import Finisher
 from gpuqueue.model.place import NOWHERE
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 class Line:
@@ -62,7 +62,7 @@ def finish(finisher: Finisher, line: Line, delivery: str, times: int = 1) -> Non
         finisher.submit("t4", delivery)
         return line.claims.count(delivery) >= target
 
-    until(tried, 10)
+    until(tried)
 
 
 def test_a_result_backend_that_cannot_be_made_does_not_end_the_pool(
@@ -82,7 +82,7 @@ def test_a_finish_that_fails_is_logged_once_and_tried_again(
     finish(finisher, line, "a", 4)
     finish(finisher, line, "b")
     logged = [each.getMessage() for each in caplog.records if "finish" in each.getMessage()]
-    until(lambda: len([each for each in caplog.records if "of b" in each.getMessage()]) == 1, 20)
+    until(lambda: len([each for each in caplog.records if "of b" in each.getMessage()]) == 1)
     assert len([each for each in logged if "of a" in each]) == 1
 
 
@@ -148,7 +148,7 @@ def test_the_claim_of_a_finish_is_kept_while_its_executor_waits_to_start(
     monkeypatch.setattr(made, "_outcomes", outcomes)
     monkeypatch.setattr(finish_module, "time", SimpleNamespace(monotonic=lambda: now))
     made.submit("t4", "a")
-    until(lambda: failed, 10)
+    until(lambda: failed)
     made.close()
     assert [begins for _, _, begins in claims[:2]] == [False, True]
     assert not any(begins for _, _, begins in claims[2:]), "a renewal is no try"
@@ -159,12 +159,12 @@ def test_a_job_under_way_is_not_finished_twice_at_a_time(finisher: Finisher, lin
     goes_on = threading.Event()
 
     def wait(delivery: str) -> Any:
-        goes_on.wait(10)
+        goes_on.wait(PATIENCE)
         return "gone", None, None
 
     line.answer = wait
     finisher.submit("t4", "a")
-    until(lambda: line.claims == ["a"], 20)
+    until(lambda: line.claims == ["a"])
     finisher.submit("t4", "a")
     goes_on.set()
     finisher.close()

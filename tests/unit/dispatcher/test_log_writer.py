@@ -86,7 +86,7 @@ class Memory:
         self.writes = 0
 
     def write(self, name: str, parts: Iterable[bytes]) -> int:
-        self.open.wait(20)
+        self.open.wait(PATIENCE)
         self.writes += 1
         if self.refused and self.refused in name:
             raise SinkError("no answer")
@@ -131,7 +131,9 @@ def test_burst_is_written_to_a_bucket_across_its_outage(
         parts = large if number == 0 else [b"line\n", str(number).encode()]
         made.keep(accept(client, f"job{number}", name="shop.add"), Source(f"{number}", parts))
     assert time.monotonic() - begun < 30, "an end waits for the sink"
-    until(lambda: any(each.error for each in notes.all_due(["t4"]).values()), 20, "it is noted")
+    until(
+        lambda: any(each.error for each in notes.all_due(["t4"]).values()), PATIENCE, "it is noted"
+    )
     assert len(notes.all_due(["t4"])) == 200
     s3.start()
     until(lambda: not notes.all_due(["t4"]), 60, "all are written", lambda: str(s3.names()))
@@ -158,7 +160,7 @@ def test_log_is_written_once_and_that_of_a_stray_attempt_never(client: redis.Red
     made.keep(Attempt("t4", "a", 1, "another"), Source("a", [b"stray"]))
     made.keep(Attempt("t4", "unknown", 1), Source("b", [b"unknown"]))
     made.keep(accept(client, "b"), Source("b", [b"next"]))
-    until(lambda: len(sink.objects) == 4, 20, "the next is written")
+    until(lambda: len(sink.objects) == 4, PATIENCE, "the next is written")
     made.close()
     assert set(sink.objects.values()) >= {b"text", b"next"} and sink.writes == 4
 
@@ -169,9 +171,9 @@ def test_log_that_cannot_be_written_does_not_keep_the_others_back(client: redis.
     made = writer(client, sink)
     for name in ("bad", "a", "b"):
         made.keep(accept(client, name), Source(name, [b"text"]))
-    until(lambda: len(sink.objects) == 4, 20, "the others are written")
+    until(lambda: len(sink.objects) == 4, PATIENCE, "the others are written")
     sink.refused = ""
-    until(lambda: len(sink.objects) == 6, 20, "it is written, too")
+    until(lambda: len(sink.objects) == 6, PATIENCE, "it is written, too")
     made.close()
 
 
@@ -179,7 +181,7 @@ def test_log_that_is_gone_is_told(client: redis.Redis, caplog: pytest.LogCapture
     before = WHOLE_LOGS.labels("missing")._value.get()
     made, notes = writer(client, Memory()), WholeLogNotes(client, 100)
     made.keep(accept(client, "gone"), Source("pod-a", None))
-    until(lambda: notes.all_missing(["t4"]), 20, "it is told")
+    until(lambda: notes.all_missing(["t4"]), PATIENCE, "it is told")
     made.close()
     found = notes.result(Attempt("t4", "gone", 1))
     assert found is not None and found.missing == "pod-a is gone"
@@ -214,10 +216,10 @@ def test_what_a_killed_dispatcher_has_left_is_written_by_another(client: redis.R
     second.start()
     other = accept(client, "own")
     second.keep(other, Source("own", [b"own"]))
-    until(lambda: notes.result(other), 20, "its own is written")
+    until(lambda: notes.result(other), PATIENCE, "its own is written")
     assert len(notes.all_due(["t4"])) == 2, "the other dispatcher lives"
     client.zrem(DISPATCHERS, "first")
-    until(lambda: not notes.all_due(["t4"]), 20, "all are ended")
+    until(lambda: not notes.all_due(["t4"]), PATIENCE, "all are ended")
     found, lost = (notes.result(Attempt("t4", name, 1)) for name in ("a", "lost"))
     assert found is not None and sink.objects[f"{found.name}.log"] == b"a"
     assert lost is not None and lost.missing == "lost is gone"

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gpuqueue.dispatcher.stop import Stopper
-from gpuqueue.launchers.base import Launcher, LauncherUnavailable
+from gpuqueue.launchers.base import Launcher, LauncherUnavailable, StopRefused
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.record import Record
 from gpuqueue.store.reader import Reader
@@ -88,6 +88,28 @@ def test_an_unavailable_launcher_gets_the_signal_in_the_next_cycle() -> None:
     assert fake.turn() == []
     fake.away = False
     assert fake.turn(1) == ["TERM"]
+
+
+def test_a_signal_that_is_refused_is_sent_again_and_stops_no_other() -> None:
+    fake, refused = Fake(), {"0"}
+    both = [(Attempt("t4", name, 1), 100.0) for name in ("0", "1")]
+
+    def record(gpu_class: str, delivery: str) -> Record:
+        return cast(Record, {**(fake.kept or {}), "instance": delivery})
+
+    def stop(instance: str, signal: str) -> bool:
+        if instance in refused:
+            raise StopRefused("a policy")
+        fake.sent.append((instance, signal))
+        return True
+
+    fake.record, fake.stop = record, stop  # type: ignore[method-assign]
+    for _ in range(2):
+        fake.stopper.stop("t4", both, 100.0)
+    assert fake.sent == [("1", "TERM")]
+    refused.clear()
+    fake.stopper.stop("t4", both, 100.0)
+    assert fake.sent == [("1", "TERM"), ("0", "TERM")]
 
 
 def test_a_turn_of_slow_answers_leaves_the_others_to_the_next() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpuqueue.dispatcher.timer import Timer
 from gpuqueue.telemetry import STEP_FAILURES
+from tests.support.waiting import PATIENCE
 
 
 def test_calls_come_in_the_order_of_their_times() -> None:
@@ -16,7 +17,7 @@ def test_calls_come_in_the_order_of_their_times() -> None:
     timer = Timer("test", "later")
     timer.call(0.06, lambda: done.put("second"))
     timer.call(0.01, lambda: done.put("first"))
-    assert [done.get(timeout=5), done.get(timeout=5)] == ["first", "second"]
+    assert [done.get(timeout=PATIENCE), done.get(timeout=PATIENCE)] == ["first", "second"]
     timer.close()
 
 
@@ -29,7 +30,7 @@ def test_a_failing_entry_delays_no_other() -> None:
 
     timer.call(0.0, fail)
     timer.call(0.01, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     timer.close()
 
 
@@ -57,7 +58,7 @@ def test_a_cause_is_logged_once_for_each_job_and_counted(
     for job in ("a", "b", "a", "b", "a"):
         timer.call(0.0, fail, job)
     timer.call(0.05, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     timer.close()
     assert STEP_FAILURES.labels("later")._value.get() == before + 5
     assert [each.getMessage().partition(" failed")[0] for each in caplog.records] == [

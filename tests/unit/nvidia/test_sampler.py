@@ -14,11 +14,10 @@ import pytest
 
 from gpuqueue.nvidia import sampler as gpu_sampler
 from gpuqueue.nvidia.sampler import GROWN, QUIET, Sample, Sampler, has_gpu, is_news, own_memory
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 GIB = 2**30
 QUICK = (0.0, 0.001, 0.001)
-PATIENCE = 10.0
 
 
 class NVMLError(Exception):

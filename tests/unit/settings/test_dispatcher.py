@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a price of a fraction of a millionth": (
         {"GPUQUEUE_PRICE_PER_HOUR": "0.0000001"},
-        "GPUQUEUE_PRICE_PER_HOUR='0.0000001': value error, is no price per hour; use 0 to",
+        "GPUQUEUE_PRICE_PER_HOUR='0.0000001' is no price per hour; use 0 to 1,000,000 with",
     ),
     "an unknown mode": (
         {"GPU_EXECUTION_MODE": "slurm"},

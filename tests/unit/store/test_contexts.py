@@ -14,8 +14,9 @@ from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason, WaitReason
 from gpuqueue.model.tenant import ClassRules, TenantRule
 from gpuqueue.store import places
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish, WarmInstance
+from gpuqueue.store.attempts import ExecutorAttempt, WarmInstance
 from gpuqueue.store.dead_letters import DeadLetters, Letter
+from gpuqueue.store.finishes import ExecutorFinish
 from gpuqueue.store.intake import BrokerKeys, Intake
 from gpuqueue.store.lease import Lease
 from gpuqueue.store.line import Line
@@ -179,7 +180,7 @@ def every_call() -> RecordingRedis:
     Usage(redis).of("t4", 0)
     tenants = Tenants(redis)
     tenants.set("t4", {"a": TenantRule(), "b": None}, 60)
-    tenants.set("t4", {})
+    tenants.set("t4", {}, epoch=1)
     tenants.follow({"t4": ClassRules({"a": TenantRule()})}, "mark")
     Reader(redis).why(T4, "j")
     places.clear(redis, "t4", "host:h")

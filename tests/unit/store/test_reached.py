@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from gpuqueue.store import reached
 from gpuqueue.store.reached import OddScript, only_reached
 
 PART = """\
@@ -81,3 +84,17 @@ def test_functions_of_the_script_itself_stay() -> None:
 def test_a_part_of_another_format_is_refused(part: str) -> None:
     with pytest.raises(OddScript, match=r"lib/shop\.lua:1: the function one needs a line 'end'"):
         left_out("return 1\n", part)
+
+
+def test_a_part_is_taken_apart_once_for_all_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, take = list[str](), reached._pieces
+
+    def counted(file: str, lines: list[str]) -> Any:
+        taken.append(file)
+        return take(file, lines)
+
+    monkeypatch.setattr(reached, "_pieces", counted)
+    part = PART.replace("shop", "stall")
+    assert left_out("return stall.tax('a')\n", part) >= {"price", "unused"}
+    assert left_out("return stall.gift()\n", part) >= {"unused"}
+    assert taken == ["lib/shop.lua"]

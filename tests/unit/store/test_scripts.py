@@ -17,8 +17,9 @@ from gpuqueue.model import states
 from gpuqueue.model.attempt import Attempt
 from gpuqueue.model.states import JobState
 from gpuqueue.store import keys, scripts
-from gpuqueue.store.attempts import ExecutorAttempt, ExecutorFinish
+from gpuqueue.store.attempts import ExecutorAttempt
 from gpuqueue.store.client import connect
+from gpuqueue.store.finishes import ExecutorFinish
 from gpuqueue.store.keys import HAND_NAMES, LETTER_NAMES, NAMES, class_key, class_keys
 from gpuqueue.store.scripts import _KEYS, source
 

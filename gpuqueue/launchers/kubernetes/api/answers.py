@@ -115,9 +115,6 @@ class Watched(Decoded, Generic[T], frozen=True):
     object: T
 
 
-PodList = Listed[Pod]
-JobList = Listed[Job]
-EventList = Listed[Event]
 PodEvent = Watched[Pod]
 JobEvent = Watched[Job]
 EventEvent = Watched[Event]

@@ -5,7 +5,6 @@ A message is one line: the request, and the message of the server.
 
 from __future__ import annotations
 
-import email.utils
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import msgspec
 
 from gpuqueue.errors import GpuQueueError
 from gpuqueue.launchers.kubernetes.api.answers import StatusBody
+from gpuqueue.launchers.kubernetes.api.server_clock import unix
 
 #: Longest Retry-After that is obeyed, in seconds: a wrong date must not stop the queue.
 MAX_RETRY_AFTER = 60.0
@@ -209,17 +209,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        until = _unix(value)
+        until = unix(value)
         if until is None:
             return None
         # By the clock of the server, if it sends its time: ours may differ.
-        now = _unix(headers.get("Date", ""))
+        now = unix(headers.get("Date", ""))
         seconds = until - (time.time() if now is None else now)
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None
-
-
-def _unix(date: str) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return None

@@ -33,6 +33,11 @@ class ObjectReader:
         self._jobs = f"/apis/batch/v1/namespaces/{quote(namespace, safe='')}/jobs"
         self._core = f"/api/v1/namespaces/{quote(namespace, safe='')}"
 
+    def server_time(self, now: float) -> float:
+        """Return the time of the server at ``now``, a time of Redis: the same if none is known."""
+        known = self._transport.clock.now()
+        return now if known is None else known
+
     def _get(self, request: str, path: str) -> bytes | None:
         try:
             return self._transport.send(request, "GET", path)

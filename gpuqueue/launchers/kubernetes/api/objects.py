@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 #: Name of the container that runs the attempt, in every pod of gpuqueue.
 CONTAINER: Final = "executor"
@@ -116,7 +116,6 @@ class ContainerStatus(Decoded, frozen=True):
     name: str = ""
     state: ContainerState | None = None
     last_state: ContainerState | None = None
-    container_id: str | None = field(default=None, name="containerID")
 
     @property
     def waiting(self) -> Waiting | None:

@@ -19,6 +19,7 @@ import msgspec
 import urllib3
 
 from gpuqueue.launchers.kubernetes.api.errors import StreamSilent, Unreachable, refusal
+from gpuqueue.launchers.kubernetes.api.server_clock import ServerClock
 from gpuqueue.telemetry import KUBERNETES_REQUESTS, KUBERNETES_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ class Transport:
         server: its address, without a trailing slash.
         authorize: returns the credential headers. Called for each request: tokens are renewed.
         timeout: seconds until a response begins, and between any two parts of it.
+
+    Attributes:
+        clock: the clock of the server.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Transport:
         self.server = server
         self._authorize = authorize
         self.timeout = timeout
+        self.clock = ServerClock()
         self._warned: set[str] = set()
 
     def send(
@@ -122,6 +127,7 @@ class Transport:
                 "request not sent: the token has characters that a header cannot have",
                 request=request,
             ) from None
+        self.clock.answered(response.headers)
         KUBERNETES_REQUESTS.labels(kind, response.status).inc()
         KUBERNETES_SECONDS.labels(kind).observe(time.monotonic() - begun)
         for text in response.headers.getlist("Warning"):

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import Observations
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.deletions import delete_or_tell
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.node_starts import NodeStarts
 from gpuqueue.launchers.kubernetes.follow.pod_events import PodEvents
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
@@ -103,7 +103,7 @@ class PodClocks:
         is_gone: Callable[[str, str], bool] = lambda gpu_class, node: False,
         starts: NodeStarts | None = None,
     ) -> None:
-        self._api = api
+        self._deletions = Deletions(api)
         self._node_starts = starts or NodeStarts(classes)
         self._is_gone = is_gone
         self._observations = observations
@@ -146,7 +146,7 @@ class PodClocks:
 
         Args:
             entries: at least the pods that neither run nor have ended.
-            now: in Unix seconds.
+            now: in Unix seconds, by the clock of the API server.
             silence: which nodes do not answer.
         """
         known = [entry for entry in entries if entry.status.end is None]
@@ -254,7 +254,7 @@ class PodClocks:
         found = self._with_events(entry, now)
         if found is not entry:
             self._record([found], silence)
-        return not self._overdue(found, now) or self._time_out(found)
+        return not self._overdue(found, now, silence.ahead) or self._time_out(found)
 
     def _with_events(self, entry: Entry, now: float) -> Entry:
         """Return a pod that its node prepares for long with the words of its node."""
@@ -298,14 +298,14 @@ class PodClocks:
         )
         self._recorded[uid] = state
 
-    def _overdue(self, entry: Entry, now: float) -> bool:
+    def _overdue(self, entry: Entry, now: float, ahead: float) -> bool:
         status, uid = entry.status, entry.pod.metadata.uid
         if status.clock is None:
             return False
         live = self._attempt_of(entry)
         if status.wait == WaitReason.UNSCHEDULABLE and live and _kept_away(live):
             # A node that it was kept away from may be tried by now, by a new pod.
-            return now >= live.record["away_until"]
+            return now - ahead >= live.record["away_until"]
         pinned = _domain(live) if live and status.clock == "unschedulable" else ""
         if pinned and live and self._is_gone(live.running.attempt.gpu_class, pinned):
             return True
@@ -323,6 +323,8 @@ class PodClocks:
         """Act on a clock that ran out; return False if the API rejects the deletion for now."""
         live, status, uid = self._attempt_of(entry), entry.status, entry.pod.metadata.uid
         if live is None or self._given_up.get(uid, "") == status.clock:
+            return True
+        if self._deletions.rests(entry.job):
             return True
         attempt = live.running.attempt
         if status.verdict is None:
@@ -346,8 +348,8 @@ class PodClocks:
         name = attempt.delivery
         if self._observations.give_up(attempt, end):
             logger.warning("%s: given up: %s", name, end.error, extra={"action": "given_up"})
-            if not delete_or_tell(self._api, entry.job, name):
-                return False
+            if not self._deletions.delete_or_tell(entry.job, name):
+                return self._deletions.rests(entry.job)
         self._given_up[uid] = status.clock
         return True
 

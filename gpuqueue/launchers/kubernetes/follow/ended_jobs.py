@@ -11,9 +11,11 @@ import time
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from gpuqueue.launchers.base import Observations
+from gpuqueue.launchers.base import Observations, StopRefused
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod, seconds
 from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.pod_table import CONTROLLER_UID, Entry
 from gpuqueue.model.attempt import LiveAttempt, RunningAttempt
 
@@ -41,7 +43,7 @@ class EndedJobs:
     """
 
     def __init__(self, api: Requests, observations: Observations, keep: float) -> None:
-        self._api = api
+        self._deletions = Deletions(api)
         self._observations = observations
         self._keep = keep
         self._next = 0.0
@@ -56,13 +58,14 @@ class EndedJobs:
         return due
 
     def sweep(self, ended: Iterable[Ended], now: float) -> None:
-        """Delete those whose time is over and whose slot is free: their end is written. Raises
-        ApiError. ``now`` in Unix seconds.
+        """Delete those whose time is over and whose slot is free: their end is written. ``now`` in
+        Unix seconds.
         """
         found = [each for each in ended if now - each.at >= self._keep]
         with self._one:
             self._deleted &= {each.uid for each in found}
-            self._delete([each for each in found if each.uid not in self._deleted][:MOST])
+            due = [each for each in found if each.uid not in self._deleted]
+            self._delete([each for each in due if not self._deletions.rests(each.name)][:MOST])
 
     def _delete(self, due: list[Ended]) -> None:
         if not due:
@@ -70,7 +73,13 @@ class EndedJobs:
         held = {each.instance for each in self._observations.with_slot([it.running for it in due])}
         for each in due:
             if each.running.instance not in held:
-                self._api.delete_job(each.name, each.uid)
+                try:
+                    self._deletions.delete(each.name, each.uid)
+                except StopRefused:
+                    continue
+                except ApiError as exc:  # the others would wait for the same server
+                    logger.info("ended Jobs stay: %s", exc, extra={"action": "delete_later"})
+                    return
                 if each.uid:  # a finalizer may keep the pod for long
                     self._deleted.add(each.uid)
                 logger.debug("%s: deleted after its end", each.name, extra={"action": "swept"})

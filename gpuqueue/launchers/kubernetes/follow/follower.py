@@ -20,6 +20,7 @@ from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod, with_n
 from gpuqueue.launchers.kubernetes.follow.class_nodes import ClassNodes
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
 from gpuqueue.launchers.kubernetes.follow.closed_nodes import ClosedNodes
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import Ended, EndedJobs, of_pods
 from gpuqueue.launchers.kubernetes.follow.ended_jobs import of_job as ended_of_job
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import JobsWithoutPod
@@ -82,6 +83,7 @@ class Follower:
         self._settings = settings
         self._on_end = on_end
         self._observations = observations
+        self._deletions = Deletions(api)
         self.sight = Sight(lambda: api.look())
         self.pods = Pods(api, selector, self._on_pod, settings, self.sight)
         self.nodes = ClassNodes(
@@ -110,7 +112,10 @@ class Follower:
             api, observations, settings.log_tail_bytes, whole_logs, common.owner
         )
         self._jobs_without_pod = JobsWithoutPod(
-            api, selector, observations, settings, classes=classes, suspensions=self._suspensions
+            *(api, selector, observations, settings),
+            classes=classes,
+            suspensions=self._suspensions,
+            keep_log=lambda entry, live: self._pod_logs.keep(entry, live, within=0.0),
         )
         self._silent = SilentAttempts(
             api, observations, on_end, self._attempt_of, self._clocks.is_unconfirmed
@@ -188,16 +193,21 @@ class Follower:
             found.setdefault(_identity(live), live)
         return list(found.values())
 
-    def deleted(self, name: str) -> None:
-        """Forget a deleted Job without a pod."""
+    def delete(self, name: str) -> bool:
+        """Delete a Job, and forget it if it has no pod; return False if there was none. Raises
+        ApiError and :class:`StopRefused`.
+        """
+        existed = self._deletions.delete(name)
         if self.pods.by_job(name):
             self._deleted_jobs.add(name)
         self._listed = [live for live in self._listed if _job_of(live) != name]
+        return existed
 
     def before_stop(self, job: str) -> None:
         """Read the log of a Job's pod before they are deleted: the pod may be gone with its log
-        soon. Takes a bounded time.
+        soon. Takes a bounded time. Raises :class:`StopRefused`.
         """
+        self._deletions.check(job)
         running = [each for each in self.pods.by_job(job) if each.status.phase == Phase.RUNNING]
         found = [(each, live) for each in running if (live := self._attempt_of(each))]
         wait([self._beside(self._pod_logs.read_early, *each) for each in found], EARLY_WITHIN)
@@ -205,20 +215,22 @@ class Follower:
     def check(self, now: float) -> None:
         """Record what attempts wait for, and give up those whose clock ran out: see ``clocks``.
 
-        End the attempts on nodes that an operator has confirmed gone: see ``silence``.
+        End the attempts on nodes that an operator has confirmed gone: see ``silence``. ``now`` is a
+        time of Redis.
         """
         if not self.pods.synced:
             return
+        there = self._api.server_time(now)
         nodes = self.pods.silent_nodes()
-        silence = Silence(nodes, self._settings.node_silent_seconds, now)
+        silence = Silence(nodes, self._settings.node_silent_seconds, there, there - now)
         waiting = self.pods.pending()
         entries = self.pods.snapshot() if nodes or self._clocks.silent() else waiting
         self.nodes.check(any(each.status.wait == WaitReason.UNSCHEDULABLE for each in waiting))
-        self._clocks.check(self._suspensions.check(entries, now), now, silence)
+        self._clocks.check(self._suspensions.check(entries, there), there, silence)
         self._silent.check(entries, silence)
         self._kept_pods.check()
         if self._ended_jobs.is_due():
-            self._logs.submit(self._steps.run, "sweep", partial(self._sweep, now), None)
+            self._logs.submit(self._steps.run, "sweep", partial(self._sweep, there), None)
 
     @property
     def silent(self) -> Mapping[tuple[str, str], int]:

@@ -13,7 +13,13 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
 from gpuqueue.launchers.kubernetes.api.requests import Requests
 from gpuqueue.launchers.kubernetes.follow.attempts import of_job
 from gpuqueue.launchers.kubernetes.follow.closed_nodes import ClosedNodes
-from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import READ_EVERY, end_of, read
+from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import (
+    READ_EVERY,
+    attempt_of,
+    end_of,
+    read,
+)
+from gpuqueue.launchers.kubernetes.follow.pod_logs import PodLogs
 from gpuqueue.launchers.kubernetes.follow.suspensions import Suspensions
 from gpuqueue.launchers.kubernetes.manifest.names import Instance
 from gpuqueue.model.ends import End
@@ -29,6 +35,7 @@ class JobsElsewhere:
         api: the cluster.
         observations: tell which attempts have begun, and record those that are held back.
         claim_within: seconds that an attempt has to be claimed once it is held back no longer.
+        log_bytes: what is stored of each log.
     """
 
     def __init__(
@@ -36,11 +43,13 @@ class JobsElsewhere:
         api: Requests,
         observations: Observations,
         claim_within: float,
+        log_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._observations = observations
         self._claim_within = claim_within
+        self._log_bytes = log_bytes
         self._clock = clock
         self._read: dict[tuple[str, str], tuple[float, End | None]] = {}
         self._told: set[str] = set()
@@ -74,7 +83,12 @@ class JobsElsewhere:
             if end is not None and end.reason is EndReason.POD_DELETED:
                 end = held.end_of_pod(job, pods[0], live, end)
         if end is not None and end.reason is EndReason.POD_DELETED:
-            return ClosedNodes(api).end_of(job, pods[0], end)
+            end = ClosedNodes(api).end_of(job, pods[0], end)
+        if end is not None:
+            logs = PodLogs(api, self._observations, self._log_bytes)
+            for entry, attempt in map(attempt_of, pods):
+                if attempt is not None:
+                    logs.keep(entry, attempt, within=0.0)
         return end
 
     def stop(self, instance: Instance) -> bool:

@@ -10,22 +10,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from gpuqueue.classes.gpu_class import GpuClass
-from gpuqueue.launchers.base import LauncherUnavailable, Observations
+from gpuqueue.launchers.base import LauncherUnavailable, Observations, StopRefused
 from gpuqueue.launchers.kubernetes.api.answers import Event
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod, seconds
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.attempts import of_job
+from gpuqueue.launchers.kubernetes.follow.attempts import of_job, of_pod
 from gpuqueue.launchers.kubernetes.follow.budget import Budget
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.followed import WATCH_SECONDS, Followed
-from gpuqueue.launchers.kubernetes.follow.pod_table import JOB_NAME
+from gpuqueue.launchers.kubernetes.follow.pod_table import JOB_NAME, Entry
 from gpuqueue.launchers.kubernetes.follow.suspensions import Suspensions
 from gpuqueue.launchers.kubernetes.manifest.names import instance_of
+from gpuqueue.launchers.kubernetes.status.ends import container_end
 from gpuqueue.launchers.kubernetes.status.read_status import read_status
-from gpuqueue.launchers.kubernetes.status.refusals import kind_of_refusal, with_fix
+from gpuqueue.launchers.kubernetes.status.refusals import (
+    kind_of_refusal,
+    of_its_class,
+    with_fix,
+)
 from gpuqueue.model.attempt import LiveAttempt, Observation
 from gpuqueue.model.ends import EXIT_OK, End
 from gpuqueue.model.place import HOLDS, PlaceKind
@@ -65,6 +72,7 @@ class JobsWithoutPod:
         clock: Callable[[], float] = time.monotonic,
         classes: Mapping[str, GpuClass] = MappingProxyType({}),
         suspensions: Suspensions | None = None,
+        keep_log: Callable[[Entry, LiveAttempt], None] = lambda entry, live: None,
     ) -> None:
         self._api = api
         silence = min(settings.watch_silence_seconds, WATCH_SECONDS + SILENCE)
@@ -86,6 +94,8 @@ class JobsWithoutPod:
         self._quota = {name: of_class(settings, c).quota_timeout for name, c in classes.items()}
         self._clock = clock
         self._suspensions = suspensions
+        self._keep_log = keep_log
+        self._deletions = Deletions(api)
         shortest = min([settings.quota_timeout, *self._quota.values()])
         self._every = min(READ_EVERY, shortest / 4)
         self._lock = threading.Lock()
@@ -145,12 +155,22 @@ class JobsWithoutPod:
         job = next(iter(self._jobs.of(name)), None)
         if job is None or job.status.ended:
             if self._budget.take(2):
-                return end_by_api(self._api, name)
+                return self._end_by_api(name)
             self._again(name)
             return None
         if job.metadata.deletion_timestamp is None and not job.status.active:
             self._wait(name, job)
         return None  # a pod that is active will be reported, or changed labels hide it
+
+    def _end_by_api(self, name: str) -> End | None:
+        """Return the end of a Job as the API tells it now, in two requests."""
+        job, pods = read(self._api, name)
+        end = end_of(job, pods)
+        found = [attempt_of(pod) for pod in pods] if end is not None else []
+        for entry, live in found:
+            if live is not None and live.is_container:  # its log is part of its result
+                self._keep_log(entry, live)
+        return end
 
     def _again(self, name: str) -> None:
         """Look at a Job again with the next call."""
@@ -174,19 +194,23 @@ class JobsWithoutPod:
         kind, detail, wait, limit = self._why(name, quota_timeout)
         self._observations.observed([Observation(live.running.attempt, wait, detail)])
         created = seconds(job.metadata.creation_timestamp)
-        if created is not None and self._observations.now() - created >= limit:
+        now = self._api.server_time(self._observations.now())
+        if created is not None and now - created >= limit:
             text = f"it had no pod within {limit:g} s: {detail}"
             self._give_up(name, live, End(HOLDS[kind].end, text, blames=kind))
 
     def _give_up(self, name: str, live: LiveAttempt, end: End) -> None:
         attempt = live.running.attempt
+        if self._deletions.rests(name):
+            return
         if not self._budget.take():
             self._again(name)
         elif self._observations.give_up(attempt, end):
             logger.warning(
                 "%s: given up: %s", attempt.delivery, end.error, extra={"action": "given_up"}
             )
-            self._api.delete_job(name)
+            with suppress(StopRefused):
+                self._deletions.delete(name)
             self._again(name)
 
     def _why(self, name: str, quota_timeout: float) -> tuple[PlaceKind, str, WaitReason, float]:
@@ -206,13 +230,6 @@ class JobsWithoutPod:
         return kind, with_fix(message), HOLDS[kind].wait, quota_timeout
 
 
-def end_by_api(api: Requests, name: str) -> End | None:
-    """Return the end of a Job, as the API tells it now, in two requests; None: it may still run.
-    Raises ApiError.
-    """
-    return end_of(*read(api, name))
-
-
 def read(api: Requests, name: str) -> tuple[Job | None, list[Pod]]:
     """Return a Job, None if it is gone, and its pods, in two requests. Raises ApiError."""
     job = api.get_job(name)
@@ -222,7 +239,7 @@ def read(api: Requests, name: str) -> tuple[Job | None, list[Pod]]:
 def end_of(job: Job | None, pods: list[Pod]) -> End | None:
     """Return the end of a Job and its pods; None: it may still run."""
     if pods:  # the watch will report it, or changed labels hide it from the watch
-        ends = [read_status(pod).end for pod in pods]
+        ends = [_end_of_pod(pod) for pod in pods]
         return ends[0] if all(ends) else None
     if job is None:
         return GONE
@@ -240,6 +257,21 @@ def end_of(job: Job | None, pods: list[Pod]) -> End | None:
             f"its pod is gone, and its end is unknown; the Job reports: {_conditions(job)}",
         )
     return None
+
+
+def attempt_of(pod: Pod) -> tuple[Entry, LiveAttempt | None]:
+    """Return a pod that was just read, and its attempt."""
+    entry = Entry(pod, read_status(pod), 0.0)
+    return entry, of_pod(entry, pod.metadata.namespace)
+
+
+def _end_of_pod(pod: Pod) -> End | None:
+    entry, live = attempt_of(pod)
+    end = entry.status.end
+    if end is None or live is None:
+        return end
+    end = of_its_class(end, live.record)
+    return container_end(pod, end) if live.is_container else end
 
 
 def _conditions(job: Job) -> str:

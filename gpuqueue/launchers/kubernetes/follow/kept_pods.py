@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gpuqueue.launchers.kubernetes.api.requests import Requests
-from gpuqueue.launchers.kubernetes.follow.deletions import delete_or_tell
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.status.beside import kept_by
 from gpuqueue.launchers.kubernetes.status.ends import end_of
@@ -37,7 +37,7 @@ class KeptPods:
         beside: Callable[[Callable[[Entry, LiveAttempt], None], Entry, LiveAttempt], object],
         keep_log: Callable[[Entry, LiveAttempt], None],
     ) -> None:
-        self._api = api
+        self._deletions = Deletions(api)
         self._beside = beside
         self._keep_log = keep_log
         self._lock = threading.Lock()
@@ -74,7 +74,11 @@ class KeptPods:
     def check(self) -> None:
         """Delete the Jobs that are not deleted yet."""
         with self._lock:
-            due = [each for uid, each in self._to_delete.items() if uid not in self._under_way]
+            due = [
+                each
+                for uid, each in self._to_delete.items()
+                if uid not in self._under_way and not self._deletions.rests(each[0].job)
+            ]
             self._under_way.update(entry.pod.metadata.uid for entry, _ in due)
         for entry, live in due:
             self._beside(self._let_go, entry, live)
@@ -91,7 +95,7 @@ class KeptPods:
             if uid not in self._to_delete:
                 return
             self._keep_log(entry, live)
-            if delete_or_tell(self._api, entry.job, live.running.attempt.holder):
+            if self._deletions.delete_or_tell(entry.job, live.running.attempt.holder):
                 with self._lock:
                     self._to_delete.pop(uid, None)
         finally:

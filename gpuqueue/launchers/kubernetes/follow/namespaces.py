@@ -146,7 +146,7 @@ class Namespaces:
         """Delete the Job of an instance and its pod; return False if it is gone.
 
         A leader that does not know the pods stops none: one that has ended is still to be read.
-        Raises :class:`LauncherUnavailable`.
+        Raises :class:`LauncherUnavailable` and :class:`StopRefused`.
         """
         parsed = parse_instance(instance)
         follower = self._followers.get(parsed.namespace) if parsed else self._own
@@ -161,14 +161,12 @@ class Namespaces:
 
     def delete(self, namespace: str, job: str) -> bool:
         """Delete a Job in a namespace in use; return False if it is gone. Raises
-        :class:`LauncherUnavailable`.
+        :class:`LauncherUnavailable` and :class:`StopRefused`.
         """
         try:
-            existed = self._apis[namespace].delete_job(job)
+            return self._followers[namespace].delete(job)
         except ApiError as exc:
             raise LauncherUnavailable(str(exc)) from exc
-        self._followers[namespace].deleted(job)
-        return existed
 
     def close(self) -> None:
         """Stop following. Jobs go on, and another dispatcher follows them."""

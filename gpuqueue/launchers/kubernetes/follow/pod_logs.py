@@ -88,14 +88,16 @@ class PodLogs:
         if (held := self._held_logs.read(entry.pod.metadata.name)) is not None:
             self._held[entry.pod.metadata.uid] = held
 
-    def keep(self, entry: Entry, live: LiveAttempt) -> None:
-        """Store the log of a pod whose executor has ended."""
+    def keep(self, entry: Entry, live: LiveAttempt, within: float = ASK_FOR) -> None:
+        """Store the log of a pod whose executor has ended. Errors that pass are waited for, but no
+        longer than ``within`` seconds.
+        """
         if not entry.status.node:
             return
         attempt = self._observations.latest(live.running)
         if not self._observations.wants_log(attempt):
             return
-        text = logs.tail(self._api, entry.pod.metadata.name, self._limit, ASK_FOR)
+        text = logs.tail(self._api, entry.pod.metadata.name, self._limit, within)
         text = text or self._early.get(entry.pod.metadata.uid, "")
         if attempt != live.running.attempt:  # the log of the pod is that of earlier ones, too
             _, begins, text = text.rpartition(f"{GOES_ON} {attempt.holder}")

@@ -35,15 +35,17 @@ SETTLED = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Which nodes do not answer at ``now``, in Unix seconds.
+    """Which nodes do not answer at ``now``, in Unix seconds by the clock of the API server.
 
     ``since``: node → since when, as its controller has marked a pod of it. ``limit``: seconds that
-    a node may take to accept a pod.
+    a node may take to accept a pod. ``ahead``: seconds by which that clock is ahead of that of
+    Redis.
     """
 
     since: Mapping[str, float] = field(default_factory=dict)
     limit: float = 60.0
     now: float = 0.0
+    ahead: float = 0.0
 
     def detail(self, entry: Entry) -> str:
         """Return what is known of the silent node of a pod; empty if the node is not silent."""
@@ -114,7 +116,7 @@ class SilentAttempts:
         running: list[RunningAttempt] = []
         for entry, live, is_silent in found:
             place = live.running.attempt.gpu_class, entry.status.node
-            if _bound(entry) <= confirmed.get(place, float("-inf")):
+            if _bound(entry) - silence.ahead <= confirmed.get(place, float("-inf")):
                 self._end(entry, live)
             elif is_silent:
                 silent[live.running.instance] = entry.status.node

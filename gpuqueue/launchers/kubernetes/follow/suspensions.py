@@ -10,13 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from gpuqueue.launchers.base import Observations
+from gpuqueue.launchers.base import Observations, StopRefused
 from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod
 from gpuqueue.launchers.kubernetes.api.requests import Requests
+from gpuqueue.launchers.kubernetes.follow.deletions import Deletions
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry
 from gpuqueue.launchers.kubernetes.status.suspended import held_by, manager, was_suspended
 from gpuqueue.model.attempt import LiveAttempt, Observation
@@ -50,6 +52,7 @@ class Suspensions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
+        self._deletions = Deletions(api)
         self._observations = observations
         self._claim_within = claim_within
         self._attempt_of = attempt_of
@@ -70,7 +73,8 @@ class Suspensions:
         attempt = live.running.attempt
         if job.spec.suspend and self._observations.has_begun(attempt):
             # No other pod may come when it is resumed.
-            self._api.delete_job(job.metadata.name, job.metadata.uid)
+            with suppress(StopRefused):
+                self._deletions.delete(job.metadata.name, job.metadata.uid)
             return True, _preempted(job, live)
         observation = Observation(
             attempt, WaitReason.SUSPENDED, detail, claim_within=self._claim_within
@@ -104,7 +108,8 @@ class Suspensions:
             return end
         if not self._ran(live, end):
             return None
-        self._api.delete_job(job.metadata.name, job.metadata.uid)
+        with suppress(StopRefused):
+            self._deletions.delete(job.metadata.name, job.metadata.uid)
         return replace(_preempted(job, live), evidence=end.evidence)
 
     def check(self, pending: Iterable[Entry], now: float) -> list[Entry]:

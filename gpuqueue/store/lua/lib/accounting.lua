@@ -11,7 +11,8 @@
 --     counted], as JSON: 'SLOTS PRICE' -> {attempts, held, waited}; and for /metrics, for each
 --     [tenant, isolation, reason], the seconds that GPUs were held. note_capacity moves the rows of
 --     past days to K.usage:DAY, and sums the oldest capacities up there, as '#had'; '#began': since
---     when there are any.
+--     when there are any. '#open HOLDER': the entry (JSON) of an attempt whose release Redis has
+--     stopped half-way, after its slot was freed.
 
 -- One name, since a script has at most 200.
 local accounting = {}
@@ -22,7 +23,8 @@ do
   local MOST_ROWS, MOST_TOTALS, MOST_DAYS = 500, 200, 1000
   -- Bytes of a name that is kept of a message.
   local LONGEST_NAME = 200
-  local OTHER = 'other'
+  local OTHER, OPEN = 'other', '#open '
+  local TIMES = { 'start', 'stop', 'waited' }
   -- How many run times of a task are kept, and of how many tasks.
   local MOST_RUNS, MOST_TASKS = 32, 512
 
@@ -41,21 +43,27 @@ do
     return type(name) == 'string' and shortened(name, LONGEST_NAME) or ''
   end
 
-  -- Free the slots of a holder. `job`: its record, or of a later attempt; nil: none. `current`:
-  -- whether it is that of this attempt. Answer: how many it had, since when they were held, and the
-  -- isolation; nil: it had none.
-  function accounting.leave_slots(holder, job, current)
+  -- Since when a holder has its slots, and their isolation; nil: it has none. `job`: its record, or
+  -- of a later attempt; nil: none.
+  function accounting.held_since(holder, job)
     local own = job and job.isolation or 'exclusive'
     local other = own == 'shared' and 'exclusive' or 'shared'
     for _, each in ipairs({ own, other }) do
       local since = redis.call('ZSCORE', K['holders_' .. each], holder)
-      if since then
-        redis.call('ZREM', K['holders_' .. each], holder)
-        local number = each == 'exclusive' and slots.leave(holder, current and job) or 1
-        return number, tonumber(since), each
-      end
+      if since then return tonumber(since), each end
     end
     return nil
+  end
+
+  -- Free the first slot of a holder. What fails after that is done again: see open_entry.
+  function accounting.leave(holder, isolation)
+    redis.call('ZREM', K['holders_' .. isolation], holder)
+  end
+
+  -- Free its further slots. `job`: its record, if that is of this attempt. Answer: how many slots
+  -- it had in all.
+  function accounting.leave_further(holder, isolation, job)
+    return isolation == 'exclusive' and slots.leave(holder, job) or 1
   end
 
   -- What an attempt has used. `job`: its record, if `current`, or of a later attempt; nil: none.
@@ -168,6 +176,14 @@ do
     return names
   end
 
+  -- An entry as JSON can hold it.
+  function accounting.written(entry)
+    local kept = {}
+    for field, value in pairs(entry) do kept[field] = value end
+    for _, field in ipairs(TIMES) do kept[field] = digits(entry[field]) end
+    return kept
+  end
+
   -- Keep an entry: in the history, in the rows of its days, and in the totals for /metrics.
   local function keep_entry(entry)
     local first = math.floor(entry.start / DAY)
@@ -217,9 +233,8 @@ do
     end
     redis.call('HSET', K.usage, unpack(changed))
     local share = current and current[entry.isolation]
-    local kept = { slots = share and share > 0 and share or nil }
-    for field, value in pairs(entry) do kept[field] = value end
-    for _, field in ipairs({ 'start', 'stop', 'waited' }) do kept[field] = digits(entry[field]) end
+    local kept = accounting.written(entry)
+    kept.slots = share and share > 0 and share or nil
     kept.counted = entry.counted and 1 or 0
     redis.call('ZADD', K.history, entry.stop, cjson.encode(kept))
   end
@@ -260,5 +275,36 @@ do
       redis.pcall('HINCRBY', K.counts, 'unaccounted:' .. entry.isolation, 1)
     end
     if entry.began then pcall(keep_run_time, entry) end
+  end
+
+  -- Keep an entry until the release is repeated: how the job continues is not decided yet.
+  function accounting.keep_open(holder, entry)
+    redis.pcall('HSET', K.usage, OPEN .. holder, cjson.encode(accounting.written(entry)))
+  end
+
+  -- Answer: the entry that was kept; nil: there is none that can be read.
+  function accounting.open_entry(holder)
+    local entry = decoded(redis.pcall('HGET', K.usage, OPEN .. holder))
+    for _, field in ipairs(TIMES) do
+      local time = entry and tonumber(entry[field])
+      if not time then return nil end
+      entry[field] = time
+    end
+    return entry
+  end
+
+  function accounting.close(holder)
+    redis.pcall('HDEL', K.usage, OPEN .. holder)
+  end
+
+  -- Account for an attempt whose slot was freed before a time, if a field of K.usage has its entry:
+  -- its release was not repeated, and how it has ended is not known.
+  function accounting.end_open(field, before)
+    local holder = string.match(field, '^' .. OPEN .. '(.*)$')
+    if not holder then return end
+    local entry = accounting.open_entry(holder)
+    if entry and entry.stop >= before then return end
+    accounting.close(holder)
+    if entry then accounting.account(entry, 'INFRA', false) end
   end
 end

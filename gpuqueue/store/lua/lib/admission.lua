@@ -330,6 +330,10 @@ local function grant(job, ask, v, at)
     slots.hold_devices(holder, devices)
     for _, index in ipairs(devices) do job.places[#job.places + 1] = device_place(spec, index) end
   end
+  -- The leader may not have noted yet how many slots there are.
+  local used = { shared = v.shared_running, exclusive = v.exclusive_running }
+  used[job.isolation] = used[job.isolation] + number
+  domain.widen(used)
   probe_places(job, job.places)
   if spec.domain == 'node' then probe_places(job, { domain.place(spec, job.domain) }) end
   if not spec.goes_on then probe_places(job, holds_of(spec, job)) end

@@ -107,7 +107,10 @@ end
 function domain.set_capacity(entry)
   entry.at = digits(micros(now))
   local text = cjson.encode(entry)
-  redis.call('ZREMRANGEBYSCORE', K.capacity, entry.at, '+inf')
+  -- Executors may not remove a range.
+  for _, later in ipairs(redis.call('ZRANGE', K.capacity, entry.at, '+inf', 'BYSCORE')) do
+    redis.call('ZREM', K.capacity, later)
+  end
   redis.call('ZADD', K.capacity, entry.at, text)
   redis.call('HSET', K.usage, '#now', text)
 end
@@ -131,11 +134,12 @@ function domain.note_total(total)
 end
 
 -- More attempts may run than a capacity has slots: each is a share of them, so that their shares
--- are no more than its domains. Answer: whether it has got more slots.
-function domain.fit(capacity)
+-- are no more than its domains. `used`: the slots that they have, by isolation. Answer: whether it
+-- has got more slots.
+function domain.fit(capacity, used)
   local total = capacity.domains or 0
   if total == 0 then return false end
-  local shared, exclusive = slots.used('shared'), slots.used('exclusive')
+  local shared, exclusive = used.shared, used.exclusive
   local own = math.max(capacity.exclusive or 0, math.ceil(exclusive / total))
   -- Adopted attempts of both may be in one domain.
   if shared > 0 and exclusive >= total * own then own = math.ceil(2 * exclusive / total) end
@@ -146,10 +150,10 @@ function domain.fit(capacity)
   return more
 end
 
--- The same for the capacity that holds now.
-function domain.widen()
-  local current = decoded(redis.call('HGET', K.usage, '#now'))
-  if current and domain.fit(current) then domain.set_capacity(current) end
+-- The same for the capacity that holds now. A damaged key keeps no job from its start.
+function domain.widen(used)
+  local current = decoded(redis.pcall('HGET', K.usage, '#now'))
+  if current and domain.fit(current, used) then pcall(domain.set_capacity, current) end
 end
 
 -- How many holders of an isolation may be in any domain. One decision asks it several times.

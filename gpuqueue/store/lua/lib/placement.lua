@@ -70,7 +70,7 @@ function domain.set(spec, domains)
   redis.call('HSET', K.gate, 'shares', shares)
   domain.place_holders(spec)
   -- Idle nodes may have left, and more jobs run on the others than these have slots by now.
-  domain.widen()
+  domain.widen(slots.in_use())
 end
 
 -- How many holders may be in any domain.

@@ -301,32 +301,49 @@ local function release(asked, stopped)
     job.state = 'running'
   end
 
-  local number, since, isolation = accounting.leave_slots(holder, job, current)
-  local freed = since and 1 or 0
-  if freed > 0 then tenancy.ended(holder, number) end
-  redis.call('HDEL', K.devices, holder)
-  if not current or job.domain then domain.give_place_back(domain.leave(holder, number)) end
-  redis.call('ZREM', K.launching, holder)
-  redis.call('ZREM', K.deadlines, holder)
-  redis.call('ZREM', K.stopping, holder)
-
-  if current and freed == 1 then
-    note_seconds('held', job, now - job.admitted)
+  local since, isolation = accounting.held_since(holder, job)
+  -- Redis may have stopped an earlier call after it had freed the slot: this one does the rest.
+  local entry = not since and accounting.open_entry(holder) or nil
+  if current then
     for field, value in pairs(ended.evidence) do job[field] = value end
     job.wait, job.detail = nil, nil
   end
-  local state = current and job.state
-  local entry = since
-    and accounting.entry_of(job, current, holder, number, since, isolation, stopped)
-  if current and freed == 1 and (job.outcome or job.reason) == 'SUCCEEDED' then
-    for _, name in ipairs(job.places or {}) do succeed_at(name, holder) end
-    if job.node then succeed_at('node:' .. job.node, holder, job.admitted) end
+  if since then
+    local number = slots.of_job(current and job)
+    entry = accounting.entry_of(job, current, holder, number, since, isolation, stopped)
   end
-  conclude(job, ended, asked, state, freed)
-  if entry then
-    local reason, counted = accounting.outcome_of(job, current, state, ended)
-    accounting.account(entry, reason, counted)
-    if counted then task_memory.note(entry, job.memory) end
+  local freed = entry and 1 or 0
+
+  if since then accounting.leave(holder, isolation) end
+  local done, problem = pcall(function()
+    if since then
+      local number = accounting.leave_further(holder, isolation, current and job)
+      entry.gpus = number > 1 and number or nil
+      if current then note_seconds('held', job, now - job.admitted) end
+    end
+    local number = entry and (entry.gpus or 1)
+    if entry then tenancy.ended(holder, number) end
+    redis.call('HDEL', K.devices, holder)
+    if not current or job.domain then domain.give_place_back(domain.leave(holder, number)) end
+    redis.call('ZREM', K.launching, holder)
+    redis.call('ZREM', K.deadlines, holder)
+    redis.call('ZREM', K.stopping, holder)
+    local state = current and job.state
+    if current and freed == 1 and (job.outcome or job.reason) == 'SUCCEEDED' then
+      for _, name in ipairs(job.places or {}) do succeed_at(name, holder) end
+      if job.node then succeed_at('node:' .. job.node, holder, job.admitted) end
+    end
+    conclude(job, ended, asked, state, freed)
+    if entry then
+      local reason, counted = accounting.outcome_of(job, current, state, ended)
+      if counted then pcall(task_memory.note, entry, job.memory) end
+      if not since then accounting.close(holder) end
+      accounting.account(entry, reason, counted)
+    end
+  end)
+  if not done then
+    if entry then accounting.keep_open(holder, entry) end
+    error(problem, 0)
   end
   return freed, job, holder, false
 end

@@ -77,6 +77,11 @@ do
     return isolation == 'exclusive' and held + slots.beyond() or held
   end
 
+  -- The same of both.
+  function slots.in_use()
+    return { shared = slots.used('shared'), exclusive = slots.used('exclusive') }
+  end
+
   -- Make the further slots again from the records of the holders.
   function slots.recount()
     for _, holder in ipairs(redis.call('ZRANGE', K.holders_exclusive, 0, -1)) do

@@ -234,26 +234,58 @@ do
     }
   end
 
+  -- Add the tenants that have members in K.tenant_running or K.tenant_jobs to those that are
+  -- `found`, by name, until there are `most`. Answer: how many there are.
+  local function add_busy(key, found, number, most)
+    local from = '-inf'
+    while number < most do
+      local first =
+        redis.call('ZRANGE', K[key], from, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+      if not first[1] then break end
+      local id = math.floor(tonumber(first[2]) / 4)
+      local name = name_of(id)
+      local state = name and state_of(name)
+      if state and not found[name] then
+        found[name], number = state, number + 1
+      end
+      from = string.format('%.0f', id * 4 + 4)
+    end
+    return number
+  end
+
+  -- At most so many tenants, by name: those that run jobs, then those with others, then those that
+  -- were served last. What it costs depends on their number alone.
+  local function some_tenants(most)
+    local found = {}
+    local number = add_busy('tenant_running', found, 0, most)
+    number = add_busy('tenant_jobs', found, number, most)
+    if number >= most then return found end
+    for _, entry in ipairs(redis.call('ZRANGE', K.tenant_idle, 0, most - number - 1, 'REV')) do
+      local name = string.sub(entry, 2)
+      found[name] = state_of(name)
+    end
+    return found
+  end
+
   -- The tenants of a class; see tenants.lua.
   function tenancy.list(most)
-    local fields, found = redis.call('HGETALL', K.tenants), {}
-    for i = 1, #fields, 2 do
-      local name = string.match(fields[i], '^=(.*)$')
-      local state = name and state_of(name)
-      if state then found[#found + 1] = { name, state } end
+    local found = {}
+    for name, state in pairs(some_tenants(most)) do
+      found[#found + 1] = { name, state }
     end
     table.sort(found, function(one, other)
       local busy = not one[2].idle
       if busy == (other[2].idle or false) then return busy end
-      return one[2].served > other[2].served
+      if one[2].served ~= other[2].served then return one[2].served > other[2].served end
+      return one[1] < other[1]
     end)
     rule_of('')
     local known = redis.call('HGETALL', K.tenant_rules)
     local epoch = redis.call('HGET', K.tenant_rules, 'epoch') or '0'
-    local answer = { tonumber(epoch) or 0, tostring(class.half_life), #found, known }
-    for i = 1, math.min(most, #found) do
-      answer[#answer + 1] = described(unpack(found[i]))
-    end
+    local marked = redis.call('HEXISTS', K.tenants, tenancy.MARK)
+    local total = math.floor((redis.call('HLEN', K.tenants) - marked) / 2)
+    local answer = { tonumber(epoch) or 0, tostring(class.half_life), total, known }
+    for _, each in ipairs(found) do answer[#answer + 1] = described(each[1], each[2]) end
     return answer
   end
 end

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.engine import delays
 
 
@@ -25,7 +25,7 @@ class History:
     def begin(self) -> float:
         """Return the time of the start, now for a Job that starts."""
         if self.began is None:
-            self.began = time.time()
+            self.began = clock.now()
         return self.began
 
     def suspend(self) -> None:
@@ -35,14 +35,14 @@ class History:
     def add_failures(self, count: int) -> None:
         """Note that pods have failed."""
         self.failures += count
-        self.last_failure = time.time()
+        self.last_failure = clock.now()
 
     def add_refusal(self, pace: float) -> float:
         """Note that the API server has refused a pod; returns the back-off in real seconds."""
         wait: float = delays.REFUSED_BACK_OFF * 2**self.refusals
         wait = min(wait, delays.REFUSED_BACK_OFF_LIMIT) * pace
         self.refusals += 1
-        self.refused_until = time.time() + wait
+        self.refused_until = clock.now() + wait
         return wait
 
     def back_off(self, pace: float) -> float:
@@ -51,4 +51,4 @@ class History:
         if self.failures:
             wait: float = delays.POD_BACK_OFF * 2 ** (self.failures - 1)
             after = max(after, self.last_failure + min(wait, delays.POD_BACK_OFF_LIMIT) * pace)
-        return after - time.time()
+        return after - clock.now()

@@ -4,8 +4,7 @@ and ends the Job.
 
 from __future__ import annotations
 
-import time
-
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.controllers import failure_policy
 from tests.doubles.kubernetes.controllers.job_history import History
 from tests.doubles.kubernetes.controllers.job_objects import JobObjects
@@ -104,7 +103,7 @@ class JobSync:
         deadline = self._spec.get("activeDeadlineSeconds")
         if deadline is not None and not self._history.deadline_set:
             self._history.deadline_set = True
-            left = began + deadline * self._engine.manifest_pace - time.time()
+            left = began + deadline * self._engine.manifest_pace - clock.now()
             self._queue.add_extra(key_of(self._job), max(0.0, left))
 
     def _suspended(self) -> bool:
@@ -151,7 +150,7 @@ class JobSync:
         if status.get("failed", 0) + lost > self._spec["backoffLimit"]:
             return _BACKOFF
         deadline, began = self._spec.get("activeDeadlineSeconds"), self._history.begin()
-        if deadline is not None and time.time() >= began + deadline * self._engine.manifest_pace:
+        if deadline is not None and clock.now() >= began + deadline * self._engine.manifest_pace:
             return _DEADLINE
         if status.get("succeeded", 0) + won >= self._spec["completions"]:
             return _REACHED

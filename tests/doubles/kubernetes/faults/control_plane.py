@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.api.fault_injection import (
     CUT_AFTER,
     CUT_BEFORE,
@@ -108,6 +109,10 @@ class ControlPlaneFaults:
             for kubelet in self.fleet.kubelets.values():
                 kubelet.reconnect()
         self.front.up()
+
+    def shift_clock(self, seconds: float) -> None:
+        """Put the clock of all machines of the cluster ahead by so many seconds; 0: as it was."""
+        clock.shift(seconds)
 
     def policy(self, resource: str, why: str | None, name: str = "policy") -> None:
         """Let a ValidatingAdmissionPolicy deny all new ``jobs`` or ``pods``; None: it is gone."""

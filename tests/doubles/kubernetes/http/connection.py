@@ -7,8 +7,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from email.utils import formatdate
 from http import HTTPStatus
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.http.messages import Request, Response
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -167,6 +169,7 @@ def head_of(response: Response) -> bytes:
     lines = [
         f"HTTP/1.1 {response.code} {_REASONS.get(response.code, 'Unknown')}",
         f"Content-Type: {response.content_type}",
+        f"Date: {formatdate(clock.now(), usegmt=True)}",
     ]
     lines += [f"{name}: {value}" for name, value in response.headers.items()]
     lines.append(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.http.messages import Send
 from tests.doubles.kubernetes.objects.bodies import Body, containers_of
 from tests.doubles.kubernetes.objects.errors import bad_request
@@ -79,7 +80,7 @@ class PodLogs:
 
     def _look(self, path: Path) -> None:
         size = path.stat().st_size if path.exists() else 0
-        self._looks.setdefault(path, []).append((size, time.time()))
+        self._looks.setdefault(path, []).append((size, clock.now()))
 
     def _with_times(self, path: Path, start: int, since: str | None) -> bytes:
         """Return the lines from an offset on that are not older than a time, each with its own."""
@@ -87,7 +88,7 @@ class PodLogs:
         found = b""
         for line in _read(path, start, 1 << 62).splitlines(keepends=True):
             start += len(line)
-            at = next((at for size, at in self._looks[path] if size >= start), time.time())
+            at = next((at for size, at in self._looks[path] if size >= start), clock.now())
             if at >= oldest:
                 found += f"{datetime.fromtimestamp(at, UTC).isoformat()} ".encode() + line
         return found

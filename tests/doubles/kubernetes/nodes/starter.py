@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.engine import delays
 from tests.doubles.kubernetes.nodes.container import Container
 from tests.doubles.kubernetes.nodes.environment import (
@@ -209,7 +210,7 @@ class Starter:
     def _on_exit(self, container: Container) -> OnExit:
         """Return the callback of a runtime, which calls it from any thread."""
         return lambda how: self._timers.soon(
-            partial(self._observer.exited, container, how, time.time())
+            partial(self._observer.exited, container, how, clock.now())
         )
 
     def _fail(self, container: Container, reason: str, message: str, *, event: str = "") -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.engine import delays
 from tests.doubles.kubernetes.engine.loop import Timer
 from tests.doubles.kubernetes.nodes.container import Container
@@ -138,11 +138,11 @@ class Worker:
         elif isinstance(outcome, StartError):
             message = f"Error: {outcome}"
             self._reporter.record(self.pod, "Failed", message, container.name, warning=True)
-            container.finished = time.time()
+            container.finished = clock.now()
             failure = Exit(128, str(outcome), "StartError")
             self._timers.later(delays.STARTED, partial(self._exit_noticed, container, failure))
         else:
-            container.handle, container.started = outcome, time.time()
+            container.handle, container.started = outcome, clock.now()
             self._reporter.record(self.pod, "Started", "Container started", container.name)
             if self.ending:
                 self._stop(container)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import time
 
+from tests.doubles.kubernetes import clock
 from tests.doubles.kubernetes.objects.bodies import (
     Body,
     condition_of,
@@ -127,7 +127,7 @@ def _delete_pod(store: Store, resource: Resource, pod: Body, how: Deletion) -> b
         metadata["generation"] = metadata.get("generation", 1) + 1
     elif grace >= metadata.get("deletionGracePeriodSeconds", 0):
         return False
-    metadata["deletionTimestamp"] = stamp(time() + grace)
+    metadata["deletionTimestamp"] = stamp(clock.now() + grace)
     metadata["deletionGracePeriodSeconds"] = grace
     if grace or metadata.get("finalizers"):
         store.save(resource, pod)

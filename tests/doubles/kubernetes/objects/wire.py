@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from tests.doubles.kubernetes import clock
+
 encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder()
 
@@ -36,7 +38,7 @@ def decode(data: bytes) -> Any:
 
 def stamp(at: float | None = None) -> str:
     """Return a time in seconds, ``2026-11-23T16:12:15Z``: now, or the given Unix seconds."""
-    return _stamp(int(time.time() if at is None else at))
+    return _stamp(int(clock.now() if at is None else at))
 
 
 @lru_cache(maxsize=1024)
@@ -46,7 +48,7 @@ def _stamp(second: int) -> str:
 
 def micro_stamp() -> str:
     """Return the current time in microseconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(clock.now(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def new_uid() -> str:

@@ -61,7 +61,7 @@ class Launcher(LocalLauncher):
         return True
 
     def ended(self) -> tuple[RunningAttempt, End]:
-        return self.ends.get(timeout=20)
+        return self.ends.get(timeout=PATIENCE)
 
     def code(self) -> int:
         """Return the exit status of the next process that ends."""
@@ -455,4 +455,4 @@ def test_whole_output_is_handed_over_also_if_the_end_was_told_before(
     monkeypatch.setattr(Launcher, "_keep", lambda self, running, end: False)
     made = launcher("print('all of it')", whole_logs=Whole())
     made.start(RECORD)
-    assert kept.get(timeout=20) == (Attempt.of(RECORD), b"all of it\n")
+    assert kept.get(timeout=PATIENCE) == (Attempt.of(RECORD), b"all of it\n")

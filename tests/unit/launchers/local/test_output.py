@@ -75,7 +75,7 @@ def test_reader_that_is_gone_or_stuck_delays_nothing(tmp_path: Path) -> None:
         calls.append(data)
         if len(calls) == 1:
             raise BrokenPipeError
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
 
     output = Output(write)
     for name in ("a", "b"):

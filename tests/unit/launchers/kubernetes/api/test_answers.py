@@ -13,9 +13,8 @@ from gpuqueue.launchers.kubernetes.api.answers import (
     EVENT_EVENTS,
     JOB_EVENTS,
     POD_EVENTS,
-    EventList,
-    JobList,
-    PodList,
+    Event,
+    Listed,
     StatusBody,
     Watched,
     read_line,
@@ -74,7 +73,7 @@ def test_pod_is_decoded_with_every_used_field() -> None:
         c["type"] for c in sent["status"]["conditions"]
     ]
     (container,) = pod.status.container_statuses or ()
-    assert container.container_id == sent["status"]["containerStatuses"][0]["containerID"]
+    assert container.name == sent["status"]["containerStatuses"][0]["name"]
     assert container.terminated is not None
     assert (container.terminated.exit_code, container.terminated.finished_at) == (
         143,
@@ -152,14 +151,14 @@ def test_status_has_retry_after() -> None:
 
 
 def test_list_page_is_decoded() -> None:
-    pods = msgspec.convert(bodies("api_errors", "LIST pods of the job")[0], PodList)
+    pods = msgspec.convert(bodies("api_errors", "LIST pods of the job")[0], Listed[Pod])
     assert [pod.metadata.labels for pod in pods if pod.status.phase] != []
     assert pods.metadata.resource_version
     assert pods.metadata.continue_ == ""
     page = (
         b'{"metadata":{"resourceVersion":"9","continue":"abc","remainingItemCount":3},"items":null}'
     )
-    jobs = msgspec.json.decode(page, type=JobList)
+    jobs = msgspec.json.decode(page, type=Listed[Job])
     assert (list(jobs), jobs.metadata.continue_) == ([], "abc")
 
 
@@ -178,7 +177,7 @@ def test_event_of_a_newer_reporter_has_its_time_in_series() -> None:
         {"lastTimestamp":null,"eventTime":"2026-11-23T16:12:15.500000Z","metadata":{"creationTimestamp":"2026-11-23T16:12:16Z"}},
         {"lastTimestamp":null,"eventTime":"2026-11-23T16:12:15.500000Z","series":{"count":4,"lastObservedTime":"2026-11-23T16:12:20Z"}}
     ]}"""
-    first, second = msgspec.json.decode(page, type=EventList)
+    first, second = msgspec.json.decode(page, type=Listed[Event])
     assert (first.last_seen, second.last_seen) == (1795450335.5, 1795450340.0)
 
 

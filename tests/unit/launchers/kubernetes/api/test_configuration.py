@@ -23,6 +23,7 @@ from gpuqueue.launchers.kubernetes.api.client import Api
 from gpuqueue.launchers.kubernetes.api.errors import Unreachable
 from gpuqueue.settings.kubernetes import ClusterSettings
 from tests.support.scripted_api import api_of, bookmark, hang, reply, serving, stream
+from tests.support.waiting import PATIENCE
 
 VERSION = reply(200, {"gitVersion": "v1.36.2"})
 
@@ -194,9 +195,9 @@ def test_watch_over_tls_can_be_closed_while_it_waits(
             ended.set()
 
         threading.Thread(target=follow, daemon=True).start()
-        assert first.wait(20)
+        assert first.wait(PATIENCE)
         watch.close()
-        assert ended.wait(20), "long before the stream is silent for too long"
+        assert ended.wait(PATIENCE), "long before the stream is silent for too long"
         assert len(events) == 1
 
 

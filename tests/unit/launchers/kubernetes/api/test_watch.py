@@ -30,6 +30,7 @@ from tests.support.scripted_api import (
     serving,
     stream,
 )
+from tests.support.waiting import PATIENCE
 
 
 def events_of(
@@ -206,9 +207,9 @@ def test_another_thread_can_close_a_waiting_watch(
             ended.set()
 
         threading.Thread(target=follow, daemon=True).start()
-        assert first.wait(20)
+        assert first.wait(PATIENCE)
         watch.close()
-        assert ended.wait(20), "long before the stream is silent for too long"
+        assert ended.wait(PATIENCE), "long before the stream is silent for too long"
         watch.close()
         assert api.list_pods("a=b")[0] == [], "a broken connection must not be reused"
 

@@ -17,6 +17,7 @@ from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.api.objects import Pod
 from gpuqueue.launchers.kubernetes.follow.attempts import of_pod
 from gpuqueue.launchers.kubernetes.follow.clocks import PodClocks
+from gpuqueue.launchers.kubernetes.follow.deletions import RESTS
 from gpuqueue.launchers.kubernetes.follow.pod_table import Entry, PodTable
 from gpuqueue.launchers.kubernetes.follow.silence import Silence
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD
@@ -76,6 +77,8 @@ class Api:
     """Deletes Jobs, or fails to."""
 
     unreachable: bool = False
+    denied: bool = False
+    asked: int = 0
     deleted: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     events_away: bool = False
@@ -90,8 +93,11 @@ class Api:
         return self.events
 
     def delete_job(self, name: str) -> bool:
+        self.asked += 1
         if self.unreachable:
             raise ApiError("no answer", request=f"delete job {name}")
+        if self.denied:
+            raise ApiError("admission webhook denied the request", status=403)
         self.deleted.append(name)
         return True
 
@@ -153,10 +159,12 @@ class Bench:
         self.clocks.changed(entry)
         return entry
 
-    def check(self, after: float, silent: Mapping[str, float] | None = None) -> None:
+    def check(
+        self, after: float, silent: Mapping[str, float] | None = None, ahead: float = 0.0
+    ) -> None:
         """Check, so many seconds after the creation of the pod. ``silent``: see Silence."""
         self.elapsed, now = after, MIDNIGHT + after
-        silence = Silence(silent or self.table.silent_nodes(), 40, now)
+        silence = Silence(silent or self.table.silent_nodes(), 40, now, ahead)
         self.clocks.check(self.table.snapshot(), now, silence)
 
 
@@ -316,6 +324,17 @@ def test_rejected_deletion_is_requested_again(bench: Bench) -> None:
     assert bench.api.deleted == ["job-a"]
 
 
+def test_a_deletion_that_is_denied_rests_and_is_requested_again(bench: Bench) -> None:
+    bench.put(UNSCHEDULABLE)
+    bench.api.denied = True
+    for after in (100, 101, 102):
+        bench.check(after)
+    assert (bench.api.asked, len(bench.notes.given_up)) == (1, 1)
+    bench.api.denied = False
+    bench.check(100 + RESTS)
+    assert bench.api.deleted == ["job-a"]
+
+
 def test_pod_of_a_silent_node_is_unconfirmed_and_keeps_its_slot(bench: Bench) -> None:
     running = {
         "phase": "Running",
@@ -399,6 +418,15 @@ def test_a_pod_kept_away_from_nodes_is_withdrawn_when_one_may_be_tried(bench: Be
     assert error.startswith("no node but those that are set aside has room")
     assert bench.notes.ends[0].blames == "", "other nodes prove nothing of the whole class"
     assert bench.api.reads == 0, "no autoscaler is asked"
+
+
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+def test_nodes_may_be_tried_by_the_clock_of_redis(bench: Bench, ahead: float) -> None:
+    bench.put(UNSCHEDULABLE, away=MIDNIGHT + 7 - ahead)
+    bench.check(6, ahead=ahead)
+    assert bench.api.deleted == []
+    bench.check(7, ahead=ahead)
+    assert bench.api.deleted == ["job-a"]
 
 
 def test_a_pod_that_the_scheduler_has_not_looked_at_is_not_withdrawn(bench: Bench) -> None:

@@ -13,10 +13,12 @@ from gpuqueue.launchers.kubernetes.api.cluster_objects import Node
 from gpuqueue.launchers.kubernetes.api.objects import Job, Pod
 from gpuqueue.launchers.kubernetes.follow.jobs_elsewhere import JobsElsewhere
 from gpuqueue.launchers.kubernetes.manifest.names import RECORD, Instance
-from gpuqueue.model.attempt import Attempt, Observation
+from gpuqueue.model.attempt import Attempt, Observation, RunningAttempt
+from gpuqueue.model.container import CONTAINER_TASK
 from gpuqueue.model.reasons import EndReason, WaitReason
 from tests.support.pod_objects import lines
 from tests.unit.launchers.kubernetes.follow.test_jobs_without_pod import job as unended
+from tests.unit.launchers.kubernetes.follow.test_jobs_without_pod import recorded_pod
 
 SUSPENDED = "suspended_while_running"
 THERE = Instance("before", "gpu-job")
@@ -56,6 +58,7 @@ class Cluster:
     namespace: str = "before"
     deleted: list[str] = field(default_factory=list)
     noted: list[Observation] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
 
     def get_node(self, name: str) -> Node:
         status = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -71,6 +74,18 @@ class Cluster:
     def list_pods(self, selector: str) -> tuple[list[Pod], str]:
         return self.pods, "1"
 
+    def pod_log(self, pod: str, tail_lines: int, limit_bytes: int) -> str:
+        return f"the log of {pod}"
+
+    def latest(self, running: RunningAttempt) -> Attempt:
+        return running.attempt
+
+    def wants_log(self, attempt: Attempt) -> bool:
+        return True
+
+    def keep_log(self, attempt: Attempt, text: str) -> None:
+        self.logs.append(text)
+
     def delete_job(self, name: str, uid: str = "") -> bool:
         self.deleted.append(name)
         return True
@@ -83,7 +98,7 @@ class Cluster:
 
     def end(self) -> Any:
         me: Any = self
-        return JobsElsewhere(me, me, 60.0, lambda: 100.0).end_of(THERE)
+        return JobsElsewhere(me, me, 60.0, 1000, lambda: 100.0).end_of(THERE)
 
 
 def test_a_suspended_job_waits_for_its_pod() -> None:
@@ -109,3 +124,13 @@ def test_a_pod_that_a_drain_has_deleted_is_evicted() -> None:
     running = next(each for each in recorded_jobs() if not each.spec.suspend)
     cluster = Cluster(running, recorded_pods()[-1:], begun=True, cordoned=True)
     assert cluster.end().reason is EndReason.EVICTED and cluster.deleted == []
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"), [(CONTAINER_TASK, EndReason.SUCCEEDED), ("shop.add", EndReason.ERROR)]
+)
+def test_an_attempt_elsewhere_ends_as_any_other_with_its_log(task: str, reason: EndReason) -> None:
+    pod = recorded_pod("success", task=task)
+    cluster = Cluster(unended("gpu-job"), [pod])
+    assert cluster.end().reason is reason
+    assert cluster.logs == [f"the log of {pod.metadata.name}"]

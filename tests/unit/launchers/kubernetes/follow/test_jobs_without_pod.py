@@ -4,6 +4,7 @@ within a budget, and returned on every call.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -15,7 +16,7 @@ from gpuqueue.classes.gpu_class import GpuClass
 from gpuqueue.launchers.base import LauncherUnavailable
 from gpuqueue.launchers.kubernetes.api.answers import Event, JobEvent, Watched
 from gpuqueue.launchers.kubernetes.api.errors import ApiError, Forbidden
-from gpuqueue.launchers.kubernetes.api.objects import Job
+from gpuqueue.launchers.kubernetes.api.objects import Job, Pod
 from gpuqueue.launchers.kubernetes.follow import followed
 from gpuqueue.launchers.kubernetes.follow.jobs_without_pod import (
     GONE,
@@ -75,6 +76,10 @@ class Api:
         self.unreachable = self.forbids = self.forbids_events = False
         self.lists = self.listed_events = self.watches = 0
         self.single: list[str] = []
+        self.ahead = 0.0
+
+    def server_time(self, now: float) -> float:
+        return now + self.ahead
 
     def list_jobs(self, selector: str) -> tuple[list[Job], str]:
         self.lists += 1
@@ -155,8 +160,10 @@ class Bench:
         self.api.jobs["job-a"] = job("job-a")
         api: Any = self.api
         notes: Any = self.notes
+        self.kept: list[str] = []
         self.jobs = JobsWithoutPod(
-            api, "a=b", notes, ClusterSettings(), lambda: self.now, classes or {}
+            *(api, "a=b", notes, ClusterSettings(), lambda: self.now, classes or {}),
+            keep_log=lambda entry, live: self.kept.append(entry.pod.metadata.name),
         )
 
     def read(self, name: str = "job-a") -> Any:
@@ -227,8 +234,10 @@ def test_ends_of_many_jobs_are_asked_for_within_a_budget(bench: Bench) -> None:
     assert len(bench.api.single) == 300, "each is asked for once"
 
 
-def test_the_age_of_a_job_is_told_by_the_clock_of_redis(bench: Bench) -> None:
-    bench.notes.time = CREATED + ClusterSettings().launch_timeout - 1
+@pytest.mark.parametrize("ahead", [0.0, 600.0, -600.0])
+def test_the_age_of_a_job_is_told_by_the_clock_of_the_cluster(bench: Bench, ahead: float) -> None:
+    bench.api.ahead = ahead
+    bench.notes.time = CREATED + ClusterSettings().launch_timeout - 1 - ahead
     assert bench.read() is None and bench.notes.given_up == []
     bench.notes.time += 2
     assert bench.read() is None and len(bench.notes.given_up) == 1
@@ -364,6 +373,38 @@ def test_a_complete_job_without_its_pod_has_exited_with_0() -> None:
         if reason is EndReason.SUCCEEDED:
             assert end.evidence["exit_code"] == 0
             assert end.evidence["container_started"] <= end.evidence["container_finished"]
+
+
+def recorded_pod(recording: str, **record: Any) -> Pod:
+    """The last state of a recorded pod, as that of an attempt."""
+    *_, last = lines(recording)
+    body = json.loads(last)["object"]
+    known = {"delivery": "a", "id": "a", "gpu_class": "t4", "isolation": "shared"}
+    known |= {"attempt": 1, "token": "x", **record}  # type: ignore[dict-item]
+    body["metadata"]["annotations"] = {RECORD: json.dumps(known)}
+    return msgspec.convert(body, Pod)
+
+
+@pytest.mark.parametrize(
+    ("recording", "task", "reason", "kept"),
+    [
+        ("success", CONTAINER_TASK, EndReason.SUCCEEDED, 1),
+        ("success", "shop.add", EndReason.ERROR, 0),
+        ("exit_1", CONTAINER_TASK, EndReason.ERROR, 1),
+        ("exit_1", "shop.add", EndReason.ERROR, 0),
+        ("oom_killed", CONTAINER_TASK, EndReason.HOST_OOM, 1),
+    ],
+)
+def test_a_pod_of_which_the_watch_is_silent_ends_as_any_other(
+    bench: Bench, recording: str, task: str, reason: EndReason, kept: int
+) -> None:
+    """That of a container job with its message, once its log is stored: both are its result."""
+    conditions = [{"type": "Complete", "status": "True", "reason": "CompletionsReached"}]
+    bench.api.jobs["job-a"] = job("job-a", {"conditions": conditions})
+    bench.api.pods = [recorded_pod(recording, task=task)]
+    end = bench.read()
+    assert (end.reason, len(bench.kept)) == (reason, kept)
+    assert ("message" in end.evidence) is bool(kept)
 
 
 def test_unreachable_server_raises_launcher_unavailable(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpuqueue.launchers.base import LauncherUnavailable
-from gpuqueue.launchers.kubernetes.api.errors import Forbidden
+from gpuqueue.launchers.kubernetes.api.errors import ApiError
 from gpuqueue.launchers.kubernetes.follow.namespaces import Namespaces
 from gpuqueue.launchers.kubernetes.manifest.names import Instance
 
@@ -19,14 +19,14 @@ class Api:
 
     def __init__(self, namespace: str) -> None:
         self.namespace, self.deleted = namespace, list[str]()
-        self.forbids = False
+        self.unreachable = False
 
     def within(self, namespace: str) -> Api:
         return Api(namespace)
 
     def delete_job(self, name: str) -> bool:
-        if self.forbids:
-            raise Forbidden("no", status=403)
+        if self.unreachable:
+            raise ApiError("no answer")
         self.deleted.append(name)
         return True
 
@@ -56,8 +56,8 @@ class Followed:
     def before_stop(self, job: str) -> None:
         """It has no log."""
 
-    def deleted(self, job: str) -> None:
-        """It forgets the Job."""
+    def delete(self, job: str) -> bool:
+        return bool(self.api.delete_job(job))
 
     def check(self, now: float) -> None:
         self.checked += 1
@@ -142,9 +142,9 @@ def test_nothing_is_told_while_the_own_namespace_is_unknown(
             several.stop(instance)
 
 
-def test_a_deletion_that_is_forbidden_is_tried_again(
+def test_a_deletion_without_an_answer_is_tried_again(
     several: Any, made: dict[str, Followed]
 ) -> None:
-    made["b"].api.forbids = True
-    with pytest.raises(LauncherUnavailable, match="no"):
+    made["b"].api.unreachable = True
+    with pytest.raises(LauncherUnavailable, match="no answer"):
         several.delete("b", "job")

@@ -57,6 +57,7 @@ class Cluster:
     without_slot: set[str] = field(default_factory=set)
     unreachable: bool = False
     now: float = MIDNIGHT + 60
+    ahead: float = 0.0
 
     def __post_init__(self) -> None:
         self.table = PodTable()
@@ -98,7 +99,7 @@ class Cluster:
         return self.table.put(msgspec.json.decode(json.dumps(body), type=Pod), 0.0)
 
     def check(self) -> dict[tuple[str, str], int]:
-        silence = Silence(self.table.silent_nodes(), 40, self.now)
+        silence = Silence(self.table.silent_nodes(), 40, self.now, self.ahead)
         self.silent.check(self.table.snapshot(), silence)
         return dict(self.silent.count)
 
@@ -200,6 +201,19 @@ def test_the_word_ends_no_other_attempt(
     cluster.words = {("t4", "n1"): word}
     cluster.check()
     assert (cluster.ended, cluster.deleted) == ([], [])
+
+
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+@pytest.mark.parametrize(("after", "ended"), [(5.0, 1), (-5.0, 0)])
+def test_the_word_counts_by_the_clock_of_redis(
+    cluster: Cluster, ahead: float, after: float, ended: int
+) -> None:
+    """Times of pods are those of the cluster."""
+    cluster.ahead = ahead
+    cluster.put("a", "n1", SILENT)
+    cluster.words = {("t4", "n1"): MIDNIGHT - ahead + after}
+    cluster.check()
+    assert len(cluster.ended) == ended
 
 
 def test_without_a_word_a_silent_attempt_never_ends(cluster: Cluster) -> None:
