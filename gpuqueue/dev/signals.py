@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[Callable[[], None]]:
     """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt. Main thread only.
 
-    SIGINT is included because a shell's `&` ignores it.
+    SIGINT is included because a shell's `&` ignores it. Yields what raises it again, for loops:
+    Python drops an exception that comes in a ``__del__``.
     """
+    asked = False
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
 
     before = {
         number: signal.signal(number, interrupt)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

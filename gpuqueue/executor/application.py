@@ -19,7 +19,8 @@ from celery.app.utils import find_app
 from celery.worker.request import Request
 
 from gpuqueue.errors import ApplicationNotFound
-from gpuqueue.executor import redis_of
+from gpuqueue.executor import redis_of, streams
+from gpuqueue.executor.leaving import copies_end
 from gpuqueue.executor.waiting import wait_for_redis
 from gpuqueue.imports import uncollected
 
@@ -51,12 +52,14 @@ def find(name: str | None) -> Celery:
     if (known := kept(name)) is not None:
         return known
     sys.path.insert(0, "")  # like celery: the working directory
+    environ = dict(os.environ)  # the application may clear it
     try:
-        with uncollected():
+        with copies_end(), uncollected():
             app: Celery = find_app(name)
             app.finalize()
             app.loader.import_default_modules()
-        redis_of.name_backend(app, os.environ)
+        streams.fill()
+        redis_of.name_backend(app, environ)
         _ = app.conf.broker_url  # a lazy configuration fails here, not in the middle of the job
     except (Exception, SystemExit) as exc:
         if (stopped := _stopped(exc)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ def soft_limit(seconds: float | None, met: Callable[[], object]) -> Iterator[Non
 
     signal.signal(signal.SIGUSR1, expire)
     if seconds:
-        threading.Thread(target=watch, name="gpuqueue-soft-limit", daemon=True).start()
+        _thread.start_new_thread(watch, ())  # as the sampler: it may not wait for its begin
     try:
         yield
     finally:

@@ -83,7 +83,7 @@ def _end_copy(exc: BaseException | None) -> NoReturn:
         sys.stderr.write(f"{code}\n")
     leave_at_once(
         code & 0xFF if isinstance(code, int) else int(code is not None),
-        f"process {os.getpid()}, which the task has forked, came out of the code of the task",
+        f"process {os.getpid()}, which the application has forked, came out of its code",
     )
 
 
@@ -91,15 +91,22 @@ def leave_at_once(code: int, why: str = "") -> NoReturn:
     """End without the clean-up of the interpreter, which may hang, or crash and hide the exit
     status. ``why`` is logged.
     """
-    last = threading.Thread(target=_last_words, args=(why,), daemon=True)
     try:
-        last.start()
-        last.join(FLUSH)
-    finally:  # also without a thread for the last words
+        said = _thread.allocate_lock()
+        said.acquire()
+        _thread.start_new_thread(_last_words, (why, said))
+        said.acquire(timeout=FLUSH)
+    finally:  # also without a thread for the last words, or the memory for one
         os._exit(code)
 
 
-def _last_words(why: str) -> None:
+def _last_words(why: str, said: _thread.LockType) -> None:
+    with suppress(BaseException):
+        _say(why)
+    said.release()
+
+
+def _say(why: str) -> None:
     if why:
         left = [
             each.name

@@ -10,6 +10,7 @@ no GPU library; it writes no file and needs no home directory.
 
 Exit status:
     0: reported.
+    71: the task left no file descriptor to reach Redis with.
     72: the application cannot be loaded; nothing is written, and the job waits until it can.
     75: Redis could not be reached, or failed a command.
     76: the attempt belongs to another process.

@@ -12,18 +12,18 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from gpuqueue.errors import ExecutorDied, StaleAttempt
-from gpuqueue.executor import adoption, application
+from gpuqueue.executor import adoption, application, limits, streams
 from gpuqueue.executor.redelivery import outcome_of, reason_of, status_of
 from gpuqueue.executor.retry_queue import RetryQueue
 from gpuqueue.model import escalation
-from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_STATE
+from gpuqueue.model.ends import EXIT_DEVICE, EXIT_NO_FILES, EXIT_NO_STATE
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.model.text import fitting
 from gpuqueue.nvidia import failures as gpu_failures
 from gpuqueue.nvidia.sampler import Sampler, has_gpu
 from gpuqueue.store.attempts import ExecutorAttempt
-from gpuqueue.store.client import RedisError
+from gpuqueue.store.client import RedisError, lacks_files
 from gpuqueue.store.passing import describe
 
 logger = get_logger("gpuqueue.executor")
@@ -56,6 +56,7 @@ class Outcome:
         self._sampler = sampler
         self._retry = retry
         self._visible = environ.get("CUDA_VISIBLE_DEVICES")
+        self._limits = limits.now()
         self.claimed: EndReason | None = None
         self.ends_process = False
         """Whether another task must not follow in this process."""
@@ -110,6 +111,9 @@ class Outcome:
         :class:`Ignore` if another attempt counts, and :class:`application.Stopped` if Redis cannot
         be written.
         """
+        # The task may have taken away what writing it needs.
+        limits.restore(self._limits)
+        streams.fill()
         elsewhere = outcome == EndReason.RETRIED and self._retry.is_elsewhere
         seen = self._sampler.latest()
         try:
@@ -122,7 +126,8 @@ class Outcome:
             # The tracer must not treat this as a failure of the task, and write an unclaimed
             # result.
             logger.error("Redis %s; outcome %s lost: %s", describe(exc).problem, outcome, exc)
-            raise application.Stopped(EXIT_NO_STATE) from exc
+            status = EXIT_NO_FILES if lacks_files(exc) else EXIT_NO_STATE
+            raise application.Stopped(status) from exc
         self.claimed = outcome
 
     def _escalate(self, exc: BaseException) -> None:

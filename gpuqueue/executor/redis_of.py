@@ -21,6 +21,7 @@ from gpuqueue.model.celery_redis import (
     read,
 )
 from gpuqueue.model.redis_url import tls_problems
+from gpuqueue.store import handshake
 from gpuqueue.store.client import COMMAND_TIMEOUT, Redis, connect
 
 
@@ -77,5 +78,7 @@ def prepare(environ: Mapping[str, str]) -> Redis | None:
     and return it. It has not connected.
     """
     with suppress(SettingsError, KeyError):
-        return client(addresses(environ).state or environ[BROKER])
+        made = client(addresses(environ).state or environ[BROKER])
+        handshake.prepare(made.connection_pool)
+        return made
     return None

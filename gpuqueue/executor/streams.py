@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,18 @@ def forgive() -> None:
             with suppress(OSError):
                 stream.flush()
             setattr(sys, name, _forgiving(stream))
+
+
+def fill() -> None:
+    """Have no file or connection be standard input, output or error: code of the application may
+    have closed these, as a daemon does, and what is printed would go there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with suppress(OSError):  # as the lowest that is free
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _forgiving(stream: io.TextIOWrapper) -> io.TextIOWrapper:

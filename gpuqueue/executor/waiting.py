@@ -20,9 +20,8 @@ from redis import ConnectionPool
 
 from gpuqueue.glue.results import envelope, events
 from gpuqueue.glue.results.running import store_running_states
-from gpuqueue.store import sentinel
+from gpuqueue.store import handshake, sentinel
 from gpuqueue.store.client import COMMAND_TIMEOUT, Patience, Redis, be_patient
-from gpuqueue.store.handshake import shorten
 from gpuqueue.store.passing import passes, refuses
 
 #: Seconds for which a Redis command is repeated: at the end of a job, hours of work are at stake.
@@ -100,7 +99,7 @@ class _Waiting:
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
-        shorten(pool)
+        handshake.shorten(pool)
         be_patient(pool, _SenderPatience(pool, _broker))
         return pool
 
@@ -149,7 +148,7 @@ def wait_for_redis(app: Celery, patience: float | None = None) -> None:
         backend.always_retry = False
         pool = backend.client.connection_pool
         sentinel.ask_again(pool)
-        shorten(pool)
+        handshake.shorten(pool)
         be_patient(pool, _OutagePatience(pool, _Outage()))
 
 
@@ -158,6 +157,8 @@ def prepare(app: Celery, state: Redis | None) -> None:
     Where the broker is the Redis of the ``state``, events need none.
     """
     wait_for_redis(app)
+    if isinstance(app.backend, RedisBackend):
+        handshake.prepare(app.backend.client.connection_pool)
     with suppress(Exception):  # an executor logs that it sends no events
         if issubclass(app.connection_for_write().transport.Channel, _Waiting):
             connection = events.prepare(app)

@@ -16,6 +16,8 @@ from gpuqueue.model.reasons import LOST, NEVER_AGAIN, TRY_AGAIN, EndReason
 
 #: Exit codes of the executor (sysexits.h where one fits).
 EXIT_OK = 0
+EXIT_NO_FILES = 71
+"""The task left its process no file descriptor to reach Redis with (EX_OSERR)."""
 EXIT_NO_APPLICATION = 72
 """The application cannot be loaded (EX_OSFILE)."""
 EXIT_NO_STATE = 75
@@ -27,7 +29,10 @@ EXIT_DEVICE = 77
 EXIT_CONFIG = 78
 """A setting is wrong, or Redis refuses the user or cannot prove its identity (EX_CONFIG)."""
 #: Codes with this meaning only if an executor of gpuqueue ran.
-EXECUTORS_OWN = (EXIT_NO_APPLICATION, EXIT_NO_STATE, EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG)
+EXECUTORS_OWN = (
+    *(EXIT_NO_FILES, EXIT_NO_APPLICATION, EXIT_NO_STATE),
+    *(EXIT_STALE, EXIT_DEVICE, EXIT_CONFIG),
+)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 #: What an end blames that came before the job's own code.
 START = "start"
@@ -103,6 +108,12 @@ def _explain(code: int | None) -> End:
             EndReason.INFRA,
             "the executor could not reach Redis, or Redis failed a command of it (exit code 75);"
             " see its log",
+        )
+    if code == EXIT_NO_FILES:
+        return End(
+            EndReason.ERROR,
+            "the executor could open no connection to report with, since the task has lowered"
+            " RLIMIT_NOFILE or left too many files open (exit code 71)",
         )
     if code == EXIT_STALE:
         return End(

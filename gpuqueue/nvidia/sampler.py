@@ -9,6 +9,7 @@ it does not. The memory of this process alone is known only from torch.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import signal
@@ -67,11 +68,12 @@ class Sampler:
         self._sample, self._reported = Sample(), Sample()
         self._reported_at = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gpuqueue-gpu", daemon=True)
 
     def __enter__(self) -> Sampler:
         if self._visible is None or nvml.listed(self._visible):
-            self._thread.start()
+            with contextlib.suppress(RuntimeError):  # no thread is left for it
+                # Not of threading: that would wait for its begin, for good without memory.
+                _thread.start_new_thread(self._run, ())
         return self
 
     def __exit__(self, *exc: object) -> None:

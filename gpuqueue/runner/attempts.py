@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import selectors
+import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -188,6 +189,15 @@ class Attempts:
             # Its runner may have died while it noted the end.
             code = content.get("code")
             yield self._end(Ended(nonce, content["instance"], code, content["variables"]))
+
+    def end_headless(self) -> None:
+        """Kill what is left of each process whose main thread has ended alone, as a sandbox or
+        native code can do: it runs no code of Python, and no pidfd tells.
+        """
+        for each in self._running.values():
+            if each.ours and not (each.reaped or each.instance.process.runs):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.instance.process.pid, signal.SIGKILL)
 
     def exited(self, nonce: str) -> None:
         """Note that the process of an attempt has ended."""

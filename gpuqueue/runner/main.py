@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,10 +29,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("usage: python -m gpuqueue.runner DIRECTORY [COMMAND...]\n")
         return os.EX_USAGE
     runtime = Runtime(Path(argv[0]))
-    lock = os.open(runtime.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if (lock := _lock(runtime)) < 0:
         return 0
     # Only the one that has the lock pays for the imports.
     from gpuqueue.executor.redis_of import forget_default
@@ -48,12 +46,35 @@ def main(argv: list[str]) -> int:
     parent = load(environ, why_spawn)
     if environ.get(START) != "spawn" and (why := safety.replaced()):
         _begin_again(argv, folder, {**environ, START: "spawn", WHY_SPAWN: why})
+    if (lock := _held(runtime, lock)) < 0:
+        return 0
     runtime.stage(lock, SERVING)
     server = Server(runtime, parent, environ, lock=lock, command=argv[1:])
     server.serve()
     server.close()
     shut_down(environ, 0, server.stopped_by)
     return 0
+
+
+def _lock(runtime: Runtime) -> int:
+    """Lock a directory; return the descriptor, negative if another runner has it."""
+    lock = os.open(runtime.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return -1
+    return lock
+
+
+def _held(runtime: Runtime, lock: int) -> int:
+    """Return the descriptor of the lock; negative: another runner has it. An application may have
+    closed all descriptors when it was imported, as a daemon does.
+    """
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(lock), runtime.lock.stat()):
+            return lock
+    return _lock(runtime)
 
 
 def _begin_again(argv: list[str], folder: Path, environ: dict[str, str]) -> NoReturn:

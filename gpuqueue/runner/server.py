@@ -134,6 +134,7 @@ class Server:
             if now - looked >= LATER:
                 looked = now
                 self._runtime.rotate(LONGEST_OUTPUT)
+                self._attempts.end_headless()
                 for ended in self._attempts.adopt():
                     self._tell(ended)
             if now - tidied >= TIDY:

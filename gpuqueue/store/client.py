@@ -4,6 +4,7 @@ blocking read after 5 s.
 
 from __future__ import annotations
 
+import errno
 import logging
 import ssl
 import time
@@ -77,6 +78,7 @@ class Patience(Retry):
             _REPEATABLE,
         )
         self._seconds = max(timeout, retries * PAUSE)
+        self._timeout = timeout
         self._pool = pool
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -95,7 +97,9 @@ class Patience(Retry):
             fail(error, *more)
             if changes_role(error):
                 self._pool.disconnect(inuse_connections=False)
-            if self.over(began):
+            if self.over(began) or (
+                lacks_files(error) and time.monotonic() - began >= self._timeout
+            ):
                 raise error
             if not told and time.monotonic() - began >= SILENCE:
                 told = True
@@ -164,6 +168,17 @@ def connect(url: str, *, timeout: float = COMMAND_TIMEOUT, retries: int = RETRIE
         client = redis.Redis.from_url(address, **options)
     be_patient(client.connection_pool, Patience(retries, timeout, client.connection_pool))
     return client
+
+
+def lacks_files(exc: BaseException | None) -> bool:
+    """Whether this process has no file descriptor for a connection: Redis is not at fault, and
+    waiting seldom helps.
+    """
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def check(client: redis.Redis, url: str, setting: str = "CELERY_BROKER_URL") -> None:

@@ -8,7 +8,8 @@ connection would be noticed where redis-py repeats nothing and drops the server'
 from __future__ import annotations
 
 import inspect
-from functools import cache
+import os
+from functools import cache, partial
 from typing import Any
 
 import redis
@@ -50,6 +51,24 @@ def greet(connection: redis.Connection) -> None:
 def opened(pool: redis.ConnectionPool) -> Any:
     """Return a connection of a pool that has greeted its server."""
     return pool.get_connection(*_COMMAND)
+
+
+def prepare(pool: redis.ConnectionPool) -> None:
+    """Make a connection before this process forks, without connecting it: a process that is forked
+    takes it over, and saves the pages that it would copy to make one.
+    """
+    if type(pool) is redis.ConnectionPool and not pool._available_connections:
+        pool._available_connections.append(pool.make_connection())
+        os.register_at_fork(after_in_child=partial(_take_over, pool))
+
+
+def _take_over(pool: redis.ConnectionPool) -> None:
+    """Tell a pool that its connections are of this process, if none is of its parent."""
+    waiting = pool._available_connections
+    if not pool._in_use_connections and all(each._sock is None for each in waiting):
+        pool.pid = os.getpid()
+        for each in waiting:
+            each.pid = pool.pid
 
 
 def shorten(pool: redis.ConnectionPool) -> None:

@@ -110,6 +110,7 @@ ENDS: dict[str, list[Pod]] = {
     "an init container failed": [
         a_pod(waiting("PodInitializing"), phase="Failed", inits=[ended(5, name="fetch")])
     ],
+    "executor exit code 71: its task left no file descriptor (`RLIMIT_NOFILE`)": [a_pod(ended(71))],
     "executor exit code 75: Redis is unreachable": [a_pod(ended(75))],
     "executor exit code 76: a newer attempt has replaced it": [a_pod(ended(76))],
     "executor exit code 77: the GPU failed": [a_pod(ended(77))],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuqueue.model.ends import explain
+from gpuqueue.model.ends import EXIT_NO_FILES, explain
+from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
 from gpuqueue.store.measures import Measures
 from tests.support.celery_series import needs_failed_rejects
@@ -17,7 +18,7 @@ def ended(hands: Hands) -> dict[tuple[str, str], float]:
     return Measures(hands.client).of("t4").counts.ended
 
 
-def check(hands: Hands, state: str, reason: str, task: str, *args: str) -> str:
+def check(hands: Hands, state: str, reason: str, task: str, *args: object) -> str:
     """Run a task; check its state, its reason and its count. Return its log."""
     return check_attempt(hands, hands.attempt(f"odd_ends.{task}", *args), state, reason)
 
@@ -55,6 +56,19 @@ def test_a_result_that_the_backend_refuses_fails_everywhere(hands: Hands) -> Non
 
 def test_output_that_cannot_be_written_fails_no_task(hands: Hands) -> None:
     check(hands, "SUCCESS", "SUCCEEDED", "prints")
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_AS"])
+def test_a_limit_that_a_task_lowers_keeps_no_result_back(hands: Hands, limit: str) -> None:
+    check(hands, "SUCCESS", "SUCCEEDED", "lowers", limit, False)
+
+
+@pytest.mark.slow
+def test_a_task_that_leaves_no_descriptor_holds_its_slot_for_seconds(hands: Hands) -> None:
+    record = hands.attempt("odd_ends.lowers", "RLIMIT_NOFILE", True)
+    done = hands.run(record)
+    assert (done.returncode, explain(done.returncode).reason) == (EXIT_NO_FILES, EndReason.ERROR)
+    assert "Too many open files" in done.stderr
 
 
 def test_hooks_that_fail_after_a_success_change_nothing(hands: Hands) -> None:

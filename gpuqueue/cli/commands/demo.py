@@ -75,9 +75,10 @@ def demo(output: Path, slots: int) -> int:
     # Executors import the application from their working directory.
     with (
         contextlib.chdir(root),
-        stoppable(),
+        stoppable() as check_stop,
         Stack(APP, extra_env=extra, log_level="warning", log_file=log) as stack,
     ):
+        check_stop()
         submit = _application(root, stack.env)
         reader = Reader(connect(stack.redis_url))
         story = Story(submit, reader, GpuClass(**reader.classes()[CLASS]), slots)

@@ -58,12 +58,13 @@ def dev(app: str, port: int, no_flower: bool, redis_url: str | None, loglevel: s
     )
     looking = application.begin(app)
     try:
-        with stoppable():
+        with stoppable() as check_stop:
             click.echo("starting ...")
             stack.start()
             _warn(application.finish(looking, app))
             click.echo(summary(stack, settings, found))
             while True:
+                check_stop()
                 stack.check()
                 time.sleep(LOOK)
     except KeyboardInterrupt:

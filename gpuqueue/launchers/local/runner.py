@@ -173,7 +173,8 @@ class Runner:
             raise
 
     def _find(self) -> socket.socket:
-        deadline, started = time.monotonic() + self._start_within, None
+        deadline = time.monotonic() + self._start_within
+        started, status = None, None
         while time.monotonic() < deadline:
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -184,10 +185,9 @@ class Runner:
                 return self._trusted(connection)
             if self._closed:
                 break
-            if started is not None and (status := started.poll()):
-                raise self._died(started.pid, status)
-            # A second runner of the directory ends at once, with status 0.
-            if (started is None or started.poll() == 0) and not self._runtime.has_runner:
+            if started is not None and (status := started.poll()) is not None:
+                self._check_end(started.pid, status)
+            if (started is None or status == 0) and not self._runtime.has_runner:
                 started = self._spawn()
             time.sleep(LOOK)
         raise RunnerAway(
@@ -205,20 +205,25 @@ class Runner:
             )
         return connection
 
-    def _died(self, pid: int, status: int) -> GpuQueueError:
-        """Return the error for a runner that died at its start."""
+    def _check_end(self, pid: int, status: int) -> None:
+        """Raise the error for a runner that died at its start. A second runner of the directory
+        ends at once, with status 0.
+        """
+        imported = self._runtime.runner == (pid, IMPORTING)
+        if not (status or imported):
+            return
         log = f"see {self._runtime.log}"
         with contextlib.suppress(OSError):
             if not os.statvfs(self._runtime.path).f_bavail:
                 log = f"the disk of GPUQUEUE_RUNTIME_DIR ({self._runtime.path}) is full"
-        if self._runtime.runner == (pid, IMPORTING):
+        if imported:
             named = self._environ.get("GPUQUEUE_APP")
-            return RunnerRefuses(
+            raise RunnerRefuses(
                 f"GPUQUEUE_APP={named!r} ended its process with exit code {status} when it was"
                 f" imported; {log}",
                 "application",
             )
-        return RunnerAway(f"the runner ended at its start with exit code {status}; {log}")
+        raise RunnerAway(f"the runner ended at its start with exit code {status}; {log}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         # It may be gone: nothing in it was used for long.

@@ -1,6 +1,7 @@
 """Tasks whose results or errors Celery cannot store, and hooks that fail."""
 
 import os
+import resource
 from datetime import date
 from typing import Any, NoReturn
 
@@ -74,6 +75,14 @@ def prints() -> int:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     print("a name that is not UTF-8: \udcff", flush=True)
     return 1
+
+
+@app.task
+def lowers(name: str, hard: bool) -> str:
+    limit, result = getattr(resource, name), "x" * 10**7
+    resource.setrlimit(limit, (0, 0 if hard else resource.getrlimit(limit)[1]))
+    app.backend.client.connection_pool.disconnect()
+    return result
 
 
 class Hooked(Task):

@@ -11,6 +11,7 @@ from celery import Celery, signals
 
 from gpuqueue.errors import ApplicationNotFound
 from gpuqueue.executor.application import Stopped, be_ready, find
+from gpuqueue.model.celery_redis import BACKEND, BROKER
 
 STOP = "from gpuqueue.executor.application import Stopped\n"
 
@@ -51,6 +52,19 @@ def test_a_stop_during_the_import_is_not_blamed_on_the_application(app: str) -> 
     with pytest.raises(Stopped) as caught:
         find(app)
     assert caught.value.code == 143
+
+
+@pytest.mark.parametrize(
+    "app",
+    ["import celery, os; app = celery.Celery(); del os.environ['CELERY_RESULT_BACKEND']"],
+    indirect=True,
+)
+def test_an_import_that_clears_its_environment_keeps_its_results(
+    app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BROKER, "redis://broker/0")
+    monkeypatch.setenv(BACKEND, "redis://results/1")
+    assert find(app).conf.result_backend == "redis://results/1"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import queue
 import sys
 import threading
@@ -74,11 +75,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nvml]]:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         return nvml
 
+    before = _thread._count()
     yield make
-    for thread in threading.enumerate():
-        if thread.name == "gpuqueue-gpu":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+    until(lambda: _thread._count() <= before, PATIENCE, "its thread has ended")
 
 
 def first_told(visible: str | None) -> Sample:
@@ -91,10 +90,9 @@ def first_told(visible: str | None) -> Sample:
 def sampled_in_vain(visible: str | None = None) -> list[Sample]:
     """Return the reports of a sampler whose thread ends by itself or never starts."""
     reported: list[Sample] = []
+    before = _thread._count()
     with Sampler(reported.append, visible, QUICK) as sampler:
-        if sampler._thread.ident is not None:
-            sampler._thread.join(PATIENCE)
-            assert not sampler._thread.is_alive()
+        until(lambda: _thread._count() <= before, PATIENCE, "its thread has ended")
         assert sampler.latest() == {}
     return reported
 
@@ -185,17 +183,18 @@ def test_lost_gpu_ends_only_the_sampling(
 
 
 def test_short_job_is_not_sampled(machine: Callable[..., Nvml]) -> None:
-    nvml = machine({"GPU-1": 1})
-    with Sampler(lambda sample: None, None, (PATIENCE, 0, 0)) as sampler:
+    nvml, before = machine({"GPU-1": 1}), _thread._count()
+    with Sampler(lambda sample: None, None, (PATIENCE, 0, 0)):
         pass
-    sampler._thread.join(PATIENCE)
-    assert (sampler._thread.is_alive(), nvml.looks) == (False, 0)
+    until(lambda: _thread._count() <= before, PATIENCE, "its thread has ended")
+    assert nvml.looks == 0
 
 
 def test_job_does_not_wait_for_a_sample(
     machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml, looked, answer = machine({"GPU-1": 7}), threading.Event(), threading.Event()
+    before = _thread._count()
 
     def hangs(card: Any) -> SimpleNamespace:
         looked.set()
@@ -206,8 +205,20 @@ def test_job_does_not_wait_for_a_sample(
     with Sampler(lambda sample: None, None, QUICK) as sampler:
         assert looked.wait(PATIENCE)
         assert sampler.latest() == {}
-    assert sampler._thread.is_alive()  # and the job has ended
+    assert _thread._count() > before  # and the job has ended
     answer.set()
+
+
+def test_job_goes_on_without_a_thread_for_samples(
+    machine: Callable[..., Nvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    machine({"GPU-1": 1})
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    with Sampler(lambda sample: None, None, QUICK) as sampler:
+        assert sampler.latest() == {}
 
 
 # -- samples ---------------------------------------------------------------------------------------
@@ -324,5 +335,5 @@ def test_long_job_is_sampled_seldom(
         SimpleNamespace(is_set=lambda: waits.qsize() == 3, wait=waits.put, set=lambda: None),
     )
     with sampler:
-        sampler._thread.join(PATIENCE)
+        until(lambda: waits.qsize() == 3, PATIENCE, "it has slept three times")
     assert [waits.get_nowait() for _ in range(3)] == [0.0, 1.0, 5.0]

@@ -19,11 +19,19 @@ import pytest
 from gpuqueue.launchers.local.identity import Instance
 from gpuqueue.launchers.local.runner import Runner, RunnerAway, RunnerRefuses
 from gpuqueue.launchers.local.runtime import Runtime, prepare
+from gpuqueue.model.ends import EXIT_CONFIG
+from gpuqueue.model.executor_env import LOAD_TIMEOUT
 from tests.support.shared_memory import LEAVES_SHARED_MEMORY
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.integration
 PAUSES = "import signal; signal.pause()"
+#: Ends its main thread alone: the system call ``exit``, not ``exit_group``.
+HEADLESS = """
+import _thread, ctypes, os, time
+_thread.start_new_thread(time.sleep, (600,))
+ctypes.CDLL(None).syscall({"aarch64": 93}.get(os.uname().machine, 60), 0)
+"""
 #: Starts a runner in place of ``python -m gpuqueue.runner``, with something changed.
 CHANGED = "import os, sys; {change}; from gpuqueue.runner.main import run; run()"
 
@@ -202,17 +210,33 @@ def test_runner_that_dies_at_its_start_is_the_hosts_fault(machine: Machine) -> N
         one.start("a", {})
 
 
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [(4, "os._exit(4)"), (0, "os.fork() and os._exit(0); os.closerange(0, 4096)")],
+    ids=["exit", "daemon"],
+)
 def test_import_that_ends_the_process_is_the_applications_fault(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, code: int, ends: str
 ) -> None:
-    (tmp_path / "dies.py").write_text("import os; os._exit(4)")
+    (tmp_path / "dies.py").write_text(f"import celery, os; app = celery.Celery(); {ends}")
     env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "dies", "PYTHONPATH": str(tmp_path)}
+    env |= {LOAD_TIMEOUT: str(PATIENCE)}
     one = machine.dispatcher(PAUSES, env=env)
     with pytest.raises(
-        RunnerRefuses, match=r"GPUQUEUE_APP='dies' ended its process.*code 4"
+        RunnerRefuses, match=rf"GPUQUEUE_APP='dies' ended its process.*code {code}"
     ) as seen:
         one.start("a", {})
     assert seen.value.kind == "application"
+    until(lambda: not machine.runners(), PATIENCE, "no copy of it is left")
+
+
+def test_a_copy_of_the_runner_that_an_import_forks_ends(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text("import celery, os; app = celery.Celery(); os.fork()")
+    env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "forks", "PYTHONPATH": str(tmp_path)}
+    machine.dispatcher(PAUSES, env=env).start("a", {})
+    assert machine.end()["code"] == EXIT_CONFIG
+    until(lambda: "came out of its code" in machine.runtime.log.read_text(), PATIENCE)
+    assert len(machine.runners()) == 1
 
 
 def test_broken_import_is_said_once_with_its_traceback(machine: Machine, tmp_path: Path) -> None:
@@ -227,6 +251,26 @@ def test_broken_import_is_said_once_with_its_traceback(machine: Machine, tmp_pat
     assert 'broken.py", line 2, in f' in machine.runtime.log.read_text()
 
 
+@pytest.mark.parametrize(
+    "closes",
+    [
+        "os.closerange(3, 4096)",
+        "os.closerange(0, 4096)",
+        "os.closerange(3, 4096); K = [open(os.devnull) for _ in range(30)]",
+    ],
+)
+def test_an_import_may_close_all_descriptors(machine: Machine, tmp_path: Path, closes: str) -> None:
+    (tmp_path / "daemon.py").write_text(f"import os, celery\napp = celery.Celery()\n{closes}\n")
+    env = {"GPUQUEUE_START": "fork", "GPUQUEUE_APP": "daemon", "PYTHONPATH": str(tmp_path)}
+    one = machine.dispatcher(PAUSES, env=env)
+    for name in ("a", "b"):
+        one.start(name, {})
+        assert machine.end()["code"] == EXIT_CONFIG, "a forked executor without its variables"
+        assert "is not set" in machine.runtime.output(name).read_text()
+    machine.dispatcher(PAUSES, env=env).connect()
+    assert len(machine.runners()) == 1
+
+
 def test_a_full_disk_starts_no_process_and_ends_no_runner(machine: Machine) -> None:
     patch, half = "w, tries = os.pwrite, []; os.pwrite = ", "tries.append(1) or len(data) // 2"
     change = f"{patch}lambda f, data, at: w(f, data, at) if data.strip() or tries else {half}"
@@ -238,6 +282,11 @@ def test_a_full_disk_starts_no_process_and_ends_no_runner(machine: Machine) -> N
     assert (machine.end()["nonce"], machine.ended.empty()) == ("b", True)
     left = [*machine.runtime.attempts(), *(machine.runtime.path / "attempts").iterdir()]
     assert left == []
+
+
+def test_a_process_whose_main_thread_has_ended_alone_is_ended(machine: Machine) -> None:
+    machine.dispatcher(HEADLESS).start("a", {})
+    assert (machine.end()["nonce"], machine.ended.empty()) == ("a", True)
 
 
 def test_ends_are_polled_without_pidfds(machine: Machine) -> None:

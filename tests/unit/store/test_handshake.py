@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -11,7 +14,7 @@ import redis
 from gpuqueue.dev.embedded_redis import EmbeddedRedis
 from gpuqueue.errors import ServerUnreachable
 from gpuqueue.store.client import check, connect
-from gpuqueue.store.handshake import shorten
+from gpuqueue.store.handshake import opened, prepare, shorten
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -74,3 +77,40 @@ def _first(client: redis.Redis, observer: redis.Redis) -> set[str]:
     stats = observer.info("commandstats")
     known = {name.removeprefix("cmdstat_") for name in stats}
     return known - {"config|resetstat", "config", "info"}
+
+
+def test_a_forked_process_takes_over_what_was_made_and_no_connection(url: str) -> None:
+    with connect(url) as client:
+        pool = client.connection_pool
+        prepare(pool)
+        [made] = pool._available_connections
+
+        def seen() -> list[Any]:
+            """Tell which connection a command uses: whether it was made before, and its id on the
+            server, twice.
+            """
+            connection = opened(pool)
+            pool.release(connection)
+            return [connection is made, client.client_id(), client.client_id()]
+
+        (is_made, first, again), (is_made_below, below, _) = forked(lambda: [seen(), forked(seen)])
+        assert (is_made, first) == (True, again)
+        assert not is_made_below and below != first
+        assert client.client_id() not in (first, below)
+
+
+def forked(run: Callable[[], list[Any]]) -> list[Any]:
+    """Run a function in a forked process, and return its answer."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(write, json.dumps(run()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    found: list[Any] = json.loads(text)
+    return found

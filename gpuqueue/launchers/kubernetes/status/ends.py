@@ -118,7 +118,7 @@ def container_end(pod: Pod, end: End) -> End:
     code = end.evidence.get("exit_code")
     if code == EXIT_OK and end.reason == EndReason.ERROR:
         return End(EndReason.SUCCEEDED, "", "", evidence)
-    if code in EXECUTORS_OWN and end.reason == EndReason.INFRA:
+    if code in EXECUTORS_OWN and end.reason in (EndReason.INFRA, EndReason.ERROR):
         text = f"its container ended with exit code {code} (node {pod.spec.node_name or ''})"
         return End(EndReason.ERROR, text, "", evidence)
     return replace(end, evidence=evidence)

@@ -7,10 +7,11 @@ from typing import cast
 import pytest
 
 from gpuqueue.launchers.kubernetes.api.objects import Pod
+from gpuqueue.launchers.kubernetes.status.ends import container_end, end_of
 from gpuqueue.launchers.kubernetes.status.last_state import MOST_TEXT
 from gpuqueue.launchers.kubernetes.status.read_status import Phase, read_status
 from gpuqueue.launchers.kubernetes.status.refusals import of_its_class
-from gpuqueue.model.ends import REJECTION, End
+from gpuqueue.model.ends import EXECUTORS_OWN, REJECTION, End
 from gpuqueue.model.place import PlaceKind
 from gpuqueue.model.reasons import EndReason
 from gpuqueue.model.record import Record
@@ -495,6 +496,14 @@ def test_exit_code_made_up_by_the_kubelet_is_not_evidence() -> None:
     evidence = read(a_pod(ended(137, "ContainerStatusUnknown"), phase="Failed")).evidence
     assert "exit_code" not in evidence
     assert evidence["container_reason"] == "ContainerStatusUnknown"
+
+
+@pytest.mark.parametrize("code", EXECUTORS_OWN)
+def test_a_program_of_a_container_job_gives_codes_another_meaning(code: int) -> None:
+    pod = a_pod(ended(code))
+    end = container_end(pod, end_of(pod))
+    words = f"its container ended with exit code {code} (node {pod.spec.node_name})"
+    assert (end.reason, end.error) == (R.ERROR, words)
 
 
 @pytest.mark.parametrize(
