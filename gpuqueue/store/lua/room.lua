@@ -6,7 +6,7 @@
 --          jobs in line; slots of its isolation}
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
---! places held warm waiting_pods placement reserved admission
+--! places held warm waiting_pods placement reserved gate
 local spec, job = context.spec, context.job
 local isolation, number = job.isolation, slots.of_job(job)
 local v = look(spec, isolation)
