@@ -250,6 +250,7 @@ class Watcher:
             return tick
         # Before any job of a new class starts.
         if self._due("capacity", self._heartbeat):
+            run("bounds", self._set_bounds, None)
             run("capacity", self.note_capacity, None)
         # 2. In each class that has work or is due: move jobs, grant slots, stop attempts, resume
         #    the steps that a crash interrupted.
@@ -310,6 +311,11 @@ class Watcher:
         self.lease.announce(list(self.shown.values()), self._now(), consumed)
         self._announced = consumed
         self.line.announce(self.shown.values(), self.heard_within)
+
+    def _set_bounds(self) -> None:
+        classes = list(self.shown.values())
+        self.lease.show(classes)
+        self.line.set_bounds(classes, self.lease.group, self.heard_within)
 
     def _set_leads(self, leads: bool) -> None:
         if leads and not self._leading:

@@ -16,7 +16,7 @@ from gpuqueue.store.scripts import Scripts
 
 #: Seconds without a heartbeat after which a dispatcher is forgotten.
 FORGET_DISPATCHER = 3600.0
-#: Seconds between two writes of the settings of classes: another dispatcher may have other ones.
+#: Seconds between two looks at whether each class has settings that commands can show.
 SETTINGS_EVERY = 10.0
 
 
@@ -40,7 +40,7 @@ class Lease:
         self._scripts = Scripts(client)
         self._milliseconds = int(seconds * 1000)
         self.name = name
-        self._group = group
+        self.group = group
         self._key = leader_key(group)
         self._hosts = [socket.gethostname(), *([machine] if machine else [])]
         self._holder = f"{name} {secrets.token_hex(4)}"  # two workers may have the same name
@@ -77,7 +77,7 @@ class Lease:
         heartbeat ``since`` a time.
         """
         groups: list[str] = self._client.zrangebyscore(GROUPS, since, "+inf")  # type: ignore[assignment]
-        before = [group for group in groups if group < self._group]
+        before = [group for group in groups if group < self.group]
         keys = [leader_key(group) for group in before]
         led: list[str | None] = self._client.mget(keys) if keys else []  # type: ignore[assignment]
         others = {
@@ -90,12 +90,12 @@ class Lease:
 
     def announce(self, classes: list[GpuClass], now: float, queues: Iterable[str] = ()) -> None:
         """Record that this dispatcher is alive ``now`` and takes messages of queues, and, at times,
-        the settings of its classes.
+        the settings of classes that have none yet.
         """
         members = {
             DISPATCHERS: [self.name],
             HOSTS: self._hosts,
-            GROUPS: [self._group],
+            GROUPS: [self.group],
             CONSUMED: list(queues),
         }
         pipe = self._client.pipeline(transaction=False)
@@ -106,12 +106,16 @@ class Lease:
         if any(pipe.execute()) or time.monotonic() >= self._settings_due:
             for key in members:
                 pipe.zremrangebyscore(key, "-inf", now - FORGET_DISPATCHER)
-            if classes:
-                pipe.hset(
-                    CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes}
-                )
+            for each in classes:
+                pipe.hsetnx(CLASSES, each.name, json.dumps(each.public()))
             pipe.execute()
             self._settings_due = time.monotonic() + SETTINGS_EVERY
+
+    def show(self, classes: Iterable[GpuClass]) -> None:
+        """Record the settings of classes: those of the leader, which hold for all dispatchers."""
+        settings = {each.name: json.dumps(each.public()) for each in classes}
+        if settings:
+            self._client.hset(CLASSES, mapping=settings)
 
     def leave(self) -> None:
         """Resign, and record that this dispatcher is gone."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import secrets
@@ -162,6 +163,17 @@ class Line(Cancels):
         """
         calls = [(each.name, {**self._terms(each), "holds": holds}) for each in classes]
         for answer in self._scripts.each("announce", calls):
+            if isinstance(answer, Exception):
+                raise answer
+
+    def set_bounds(self, classes: Iterable[GpuClass], group: str, holds: float) -> None:
+        """Have all dispatchers admit jobs by the slots and the patience that these classes have
+        here, for so many seconds. Of the leader of a ``group``: see bounds.lua.
+        """
+        by = hashlib.sha1(group.encode(), usedforsecurity=False).hexdigest()
+        set_ = {"by": by, "holds": holds}
+        calls = [(each.name, {"own": self.spec(each), **set_}) for each in classes]
+        for answer in self._scripts.each("set_bounds", calls):
             if isinstance(answer, Exception):
                 raise answer
 

@@ -20,9 +20,9 @@ T4 = GpuClass("t4", shared_slots=1, exclusive_slots=1)
 #: Round trips of one job: take_in, launched, claim, report, reported, release.
 ROUND_TRIPS = 6
 #: Commands within those scripts at most, for a job that starts at once.
-COMMANDS = 82
+COMMANDS = 84
 #: The same of a start, and of a release that starts the next job, in a class of nodes with tenants.
-START, HANDOVER = 81, 115
+START, HANDOVER = 82, 116
 #: Of a release in a class of many nodes, while a job of several GPUs is the first in line: it looks
 #: at the 64 nodes that may be free soonest.
 SEVERAL_WAIT = 300

@@ -13,9 +13,10 @@
 --         1 if the job is due sooner than what the watcher waits for, else 0; answer of admit; its
 --         delivery; if it asks for far more GPU memory than its task has used, or for less, the
 --         first time: the most used (bytes, as text) and by how many jobs}, or the error UNSTORABLE
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
 --! places held warm waiting_pods placement reserved gate admission sendings task_memory
+if context.spec then bounds.follow(context.spec) end
 local job = context.record
 local known, hinders, follows = look_up(job, context.again)
 local delivery = job.delivery

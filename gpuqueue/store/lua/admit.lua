@@ -5,7 +5,8 @@
 --   by: the dispatcher that launches the granted attempts
 --   most: how many jobs to look at, so that one call stays short; a large record counts more
 -- Answer: {1 if there is more to decide, else 0; granted record (JSON)...}
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
 --! places held warm waiting_pods placement reserved gate admission
+bounds.follow(context.spec)
 return admit(context)

@@ -7,7 +7,7 @@
 -- Answer: 1 if it is a holder now (also if adopted before), 0 if the job continues without it
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts place holds
---! places held warm waiting_pods accounting escalation task_memory release
+--! places held bounds warm waiting_pods accounting escalation task_memory release
 local found = context.record
 -- The instance of a pod is NAMESPACE/JOB/UID.
 local is_pod = found.instance and string.find(found.instance, '/', 1, true)

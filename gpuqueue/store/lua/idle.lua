@@ -5,7 +5,7 @@
 --   last: of its latest one
 --   leaves?: true: it goes, unless it is given a job
 -- Answer: {'waits'} | {'job', record (JSON)}, whose attempt it must claim | {'goes', why}
---! clock records slots domains attempts place holds places warm waiting_pods
+--! clock records slots domains attempts place holds places bounds warm waiting_pods
 local first = load(delivery_of(context.first) or '')
 local name = first and first.warm_last
 local job = name and name ~= context.last and load(delivery_of(name) or '')

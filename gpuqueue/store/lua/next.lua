@@ -20,7 +20,7 @@
 --         not fit, or may, else 0} | {'waits', ..., as after 'none'}: see idle
 --! clock counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds places
---! held warm waiting_pods placement reserved gate admission,
+--! held bounds warm waiting_pods placement reserved gate admission,
 --! accounting escalation task_memory release
 local holder, instance = holder_name(context.delivery, context.attempt), context.instance
 -- What is known of the end of an attempt that has reported.

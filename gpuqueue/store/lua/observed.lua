@@ -7,7 +7,7 @@
 --   claim_within?: seconds that its executor has to claim it, from now; absent: as before
 --   launch_in?: seconds until its launch is tried again; absent: it is not postponed
 -- Answer: 1 if the attempt is current, else 0
---! clock records slots domains attempts place holds warm unbound
+--! clock records slots domains attempts place holds bounds warm unbound
 local job = current_job(context)
 if not job then return 0 end
 local launching = job.state == 'launching'

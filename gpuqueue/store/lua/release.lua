@@ -17,10 +17,11 @@
 -- Answer: {freed (0|1), state of the job ('' if unknown; 'moving' if a finisher must move it to
 --         another class), the holder, why the job is tried again ('' if it is not known), then the
 --         answer of admit...}
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds places
 --! held warm waiting_pods placement reserved gate admission,
 --! accounting escalation task_memory release
+bounds.follow(context.spec)
 if context.instance and not context.spec.host then forget_waiting(context.instance) end
 local freed, job, holder, beside = release(context)
 local answer = beside and {} or admit(context)

@@ -4,9 +4,10 @@
 --   job: some fields of its record: see Line.room
 -- Answer: {1 if it would start at once, else 0; 1 if the end of a job would not suffice, else 0;
 --          jobs in line; slots of its isolation}
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
 --! places held warm waiting_pods placement reserved gate
+bounds.follow(context.spec)
 local spec, job = context.spec, context.job
 local isolation, number = job.isolation, slots.of_job(job)
 local v = look(spec, isolation)

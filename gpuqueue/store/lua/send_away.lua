@@ -3,7 +3,7 @@
 --   site: the owner of the pods
 --   most: how many
 -- Answer: how many were told
---! clock records slots domains attempts place holds places warm waiting_pods
+--! clock records slots domains attempts place holds places bounds warm waiting_pods
 local told = 0
 for _, instance in ipairs(redis.call('ZRANGE', K.warm_until, 0, MOST_LOOKED_AT - 1)) do
   local pod = waiting_pod(instance)

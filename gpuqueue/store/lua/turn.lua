@@ -8,9 +8,10 @@
 --         work in each turn; 1 if its jobs may start (see open); answer of admit; then pairs of
 --         name and since when: holders to stop, jobs that any finisher may take, jobs not in line
 --         yet; {step, problem, ...} of the steps that failed}
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
 --! places held warm waiting_pods placement reserved gate admission upkeep
+bounds.follow(context.spec)
 local problems = {}
 
 local function attempt(step, act, otherwise)

@@ -4,9 +4,10 @@
 --   spec: the class, as GpuClass.spec returns it
 --   most: how many of the jobs ahead to name
 -- Answer: {record (JSON), reason, place (from 1; 0: not in line), delivery ahead...} | nil
---! clock counts records slots tenants tenant_lines tenant_turns domains
+--! clock bounds counts records slots tenants tenant_lines tenant_turns domains
 --! line damaged attempts server place holds
 --! places held warm waiting_pods placement reserved gate admission
+bounds.follow(context.spec)
 local delivery = context.delivery
 local job = load(delivery)
 if not job then return nil end

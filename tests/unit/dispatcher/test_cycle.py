@@ -18,7 +18,7 @@ from gpuqueue.steps import Steps
 from gpuqueue.telemetry import STEP_FAILURES
 
 TICK, RELIST, LEASE, SILENCE, BEAT = 1.0, 2.0, 15.0, 150.0, 2.0
-STEPS = ["announce", "unserved", "repair", "launcher", "states", "speak", "beat"]
+STEPS = ["announce", "bounds", "unserved", "repair", "launcher", "states", "speak", "beat"]
 
 
 class Shown(dict[str, GpuClass]):
@@ -62,10 +62,14 @@ class Bench:
             "client": None,
             "waiting": None,
             "line": SimpleNamespace(
-                open=lambda name: self._called(f"open {name}"), announce=lambda *_: None
+                open=lambda name: self._called(f"open {name}"),
+                announce=lambda *_: None,
+                set_bounds=call("bounds"),
             ),
             "classes": {"t4": GpuClass("t4")},
-            "lease": SimpleNamespace(seconds=LEASE, announce=call("announce")),
+            "lease": SimpleNamespace(
+                seconds=LEASE, group=":t4", announce=call("announce"), show=lambda _: None
+            ),
             "leadership": self.leadership,
             "launcher": SimpleNamespace(
                 lead=lambda leads: self._called(f"lead {leads}"),
@@ -142,7 +146,7 @@ def failures(step: str) -> float:
 def test_the_first_cycle_of_a_leader_takes_all_steps_in_order(bench: Bench) -> None:
     assert [each for each in bench.cycle() if not each.startswith("lead ")] == [
         "layout", "clock", "forget", "announce", "signals forgotten", "forget",
-        "turns", "unserved", "repair", "launcher", "states", "speak", "beat",
+        "bounds", "turns", "unserved", "repair", "launcher", "states", "speak", "beat",
     ]  # fmt: skip
     assert "lead True" in bench.calls and bench.watcher.leads
 
@@ -159,6 +163,7 @@ def test_a_cycle_at_once_takes_only_the_turns(bench: Bench) -> None:
         ("launcher", TICK),
         ("repair", RELIST),
         ("announce", LEASE),
+        ("bounds", LEASE),
         ("layout", LEASE),
         ("unserved", SILENCE / 3),
         ("speak", 3 * LEASE),

@@ -144,6 +144,7 @@ def every_call() -> RecordingRedis:
     line.finished("t4", "j", "finisher", "ERROR", "no callback")
     line.open("t4")
     line.announce([T4], 30)
+    line.set_bounds([T4], ":t4", 30)
     line.send_away(["t4"], 1)
     Owners(redis).take_over("t4", "gone", "cluster")
     Profiles(redis, ["t4"]).keep("shop", "shop:2", {"steps": [0]})

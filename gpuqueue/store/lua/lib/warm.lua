@@ -1,4 +1,5 @@
--- An instance that runs several attempts, one after the other. Needs clock, records, domains.
+-- An instance that runs several attempts, one after the other. Needs clock, records, domains,
+-- bounds.
 
 -- The record of its first attempt, which names the last one; nil: it is forgotten.
 local function first_of(job)
@@ -60,7 +61,9 @@ local function terms_of(site, application, settings)
   local lives = type(terms['until']) == 'number' and now < terms['until']
   local same = (terms.spec.application or '') == application
     and (terms.settings or '') == (settings or '')
-  return lives and same and terms or nil
+  if not (lives and same) then return nil end
+  bounds.follow(terms.spec)
+  return terms
 end
 
 -- Whether an instance can run a job. `instance`: isolation, tenant, image and GPUs of what it has
