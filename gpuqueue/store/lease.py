@@ -6,7 +6,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import redis
 
@@ -111,11 +111,12 @@ class Lease:
             pipe.execute()
             self._settings_due = time.monotonic() + SETTINGS_EVERY
 
-    def show(self, classes: Iterable[GpuClass]) -> None:
+    def show(self, classes: Sequence[GpuClass]) -> None:
         """Record the settings of classes: those of the leader, which hold for all dispatchers."""
-        settings = {each.name: json.dumps(each.public()) for each in classes}
-        if settings:
-            self._client.hset(CLASSES, mapping=settings)
+        if classes:
+            self._client.hset(
+                CLASSES, mapping={each.name: json.dumps(each.public()) for each in classes}
+            )
 
     def leave(self) -> None:
         """Resign, and record that this dispatcher is gone."""

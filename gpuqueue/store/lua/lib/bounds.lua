@@ -26,8 +26,8 @@ do
     return #known > 0 and now < tonumber(known[7])
   end
 
-  -- Have a class of one's own settings follow those that hold: the first thing that a verb does
-  -- with it. Slots of another kind do not count.
+  -- Give a class the bounds that hold, in place of those of the caller: the first thing that a verb
+  -- does with it. Slots of another kind do not count.
   function bounds.follow(spec)
     local known = read()
     if not holds(known) or known[6] ~= kind(spec) then return end
