@@ -101,3 +101,8 @@ def test_bounds_that_cannot_be_read_do_not_hold(queue: Dispatchers) -> None:
     assert len(queue.holding) == 3
     queue.lead(OTHERS)
     assert queue.epoch() == 1
+
+
+def test_a_delivery_that_is_only_stored_needs_no_bounds(queue: Dispatchers) -> None:
+    queue.lead(OTHERS)
+    assert queue.line.accept("t4", {"delivery": "a", "id": "a"}, "{}") == "accepted"

@@ -100,6 +100,12 @@ def test_it_is_claimed_and_runs_in_the_step_that_frees_the_last(world: World) ->
     assert world.client.zcard(class_key("t4", "launching")) == 0
 
 
+def test_a_job_without_a_slot_of_the_leader_is_not_given(world: World) -> None:
+    world.take_in("b")
+    world.line.set_bounds([replace(T4, shared_slots=0)], ":t4", 30)
+    assert world.ask() is None
+
+
 def test_a_lost_answer_is_given_again_while_the_job_runs(world: World) -> None:
     world.take_in("b")
     asked = world.asker
