@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -105,4 +106,5 @@ def test_bounds_that_cannot_be_read_do_not_hold(queue: Dispatchers) -> None:
 
 def test_a_delivery_that_is_only_stored_needs_no_bounds(queue: Dispatchers) -> None:
     queue.lead(OTHERS)
-    assert queue.line.accept("t4", {"delivery": "a", "id": "a"}, "{}") == "accepted"
+    record: Any = {"delivery": "a", "id": "a", "isolation": "shared", "gpu_class": "t4"}
+    assert queue.line.accept("t4", record, "{}") == "accepted"
