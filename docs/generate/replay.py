@@ -34,7 +34,7 @@ The truth lies between the two.
 SCHEDULERS = {
     DEVICE: "each GPU is a domain of its class.",
     f"{DEVICE}, limits": "the same, with time limits of twice what the jobs take.",
-    **{label: f"the same as the first, with {label[-5:]}." for label in BOUNDS},
+    **{label: f"the first, with {label.partition(', ')[2]}." for label in BOUNDS},
     WHOLE: "all GPUs are one domain: while an exclusive job runs on one, no shared job runs.",
     "strict FIFO": "a job that cannot start blocks all behind it.",
     "waits for an idle GPU": "every 0.5 s, each job starts that can; an exclusive one needs an idle"
