@@ -35,12 +35,11 @@ SCHEDULERS = {
     DEVICE: "each GPU is a domain of its class.",
     f"{DEVICE}, limits": "the same, with time limits of twice what the jobs take.",
     **{label: f"the first, with {label.partition(', ')[2]}." for label in BOUNDS},
-    WHOLE: "all GPUs are one domain: while an exclusive job runs on one, no shared job runs.",
+    WHOLE: "all GPUs are one domain: beside an exclusive job no shared one runs.",
     "strict FIFO": "a job that cannot start blocks all behind it.",
     "waits for an idle GPU": "every 0.5 s, each job starts that can; an exclusive one needs an idle"
     " GPU.",
-    "phase-fair": "on each GPU, shared and exclusive phases take turns; as many GPUs drain as"
-    " exclusive jobs wait.",
+    "phase-fair": "on each GPU, both kinds take turns; as many GPUs drain as exclusive jobs wait.",
 }
 
 MEANING = """
@@ -50,17 +49,14 @@ MEANING = """
 - **Overtaken in all**: the same until the exclusive job started, also on GPUs that do not drain.
 - **In a row**: exclusive jobs that started one after the other while shared jobs waited.
 - **Jain**: Jain's index over tenants; 1 is even.
-
-The bound of the T4 trace is one exclusive job of 30 days.
 """
 
 AIMS = """
-The makespan is that of a job of 30 days.
+The makespan, and its bound, are those of one exclusive job of 30 days.
 The exclusive jobs ahead of it start first, and take turns with shared ones.
-With a larger M or a smaller K it starts sooner, and shared jobs wait longer: no bounds that were
-tried reach both aims.
-The aim of the exclusive wait is below what any order of arrival can reach, as the table of that
-scenario says.
+With a larger M or a smaller K it starts sooner, and shared jobs wait longer.
+No bounds that were tried reach both aims.
+No order of arrival can reach the aim of the exclusive wait, as that scenario's table says.
 """
 
 COMMAND = """
