@@ -5,7 +5,7 @@ Pure: no I/O, no clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeGuard
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -15,6 +15,11 @@ from gpuqueue.model import sentinel_url
 CERT_REQS = ("required", "optional", "none")
 _WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)(?:CERT_)?(REQUIRED|OPTIONAL|NONE)(?=&|$)")
 _DATABASE = re.compile(r"(?<=[?&])virtual_host=(?:/|%2[Ff])?")
+#: What the address of the state may say after its question mark, beside options of TLS.
+STATE_OPTIONS = (
+    "db", "virtual_host", "username", "password", "client_name", "protocol", "socket_timeout",
+    "socket_connect_timeout", "socket_keepalive", "health_check_interval", "max_connections",
+)  # fmt: skip
 _PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
@@ -88,12 +93,15 @@ def has_several(url: str) -> bool:
     return not sentinel_url.is_sentinel(url) and re.search(r";\s*[a-z+]+://", url) is not None
 
 
-def unknown_option(url: str) -> str | None:
-    """Return an option in the address of a broker that Celery's transport does not take."""
+def unknown_option(url: str, known: Collection[str] = ()) -> str | None:
+    """Return an option in the address of one Redis that is neither ``known`` nor one of TLS.
+    Celery's broker takes no other.
+    """
     if not url.startswith(("redis://", "rediss://")):
         return None
     options = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    return next((each for each in options if not each.startswith("ssl_")), None)
+    unknown = (each for each in options if not each.startswith("ssl_") and each not in known)
+    return next(unknown, None)
 
 
 def uses_tls(url: str) -> bool:

@@ -11,6 +11,7 @@ from gpuqueue.errors import SettingsError
 from gpuqueue.model import celery_redis
 from gpuqueue.model.celery_redis import CeleryRedis
 from gpuqueue.model.redis_url import (
+    STATE_OPTIONS,
     has_several,
     has_wrong_database,
     has_wrong_port,
@@ -111,6 +112,11 @@ class RedisSettings(EnvironmentSettings):
                 f"CELERY_BROKER_URL={mask(self.broker_url)!r} has the option {option!r}, which"
                 " Celery's broker does not take; remove it: a database ends the path (/1), and"
                 " options of the transport are in GPUQUEUE_BROKER_TRANSPORT_OPTIONS"
+            )
+        if self.state_url and (option := unknown_option(self.state_url, STATE_OPTIONS)):
+            raise ValueError(
+                f"GPUQUEUE_REDIS_URL={mask(self.state_url)!r} has the unknown option {option!r};"
+                f" remove it, or use {', '.join(STATE_OPTIONS)}, or one of TLS (ssl_ca_certs)"
             )
         return self
 

@@ -205,6 +205,50 @@ def test_a_tenant_at_a_limit_starts_elsewhere(schedule_redis: redis.Redis) -> No
     assert held(queue, "exclusive", tenant="c") == STARTS, "none waits for a slot"
 
 
+def test_a_tenant_with_all_jobs_that_it_may_have_starts_elsewhere(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Queue(schedule_redis, ONE)
+    Tenants(schedule_redis).set("t4", {"a": TenantRule(max_queued=0)})
+    queue.send("s1")
+    assert [held(queue, tenant="a"), held(queue, tenant="b")] == [HELD, STARTS]
+
+
+def test_a_class_of_the_nodes_of_another_cluster_is_held(schedule_redis: redis.Redis) -> None:
+    queue = Queue(schedule_redis, NODES)
+    queue.line.owner = "south"
+    queue.line.set_nodes(NODES, {"a": {"shared": 2, "exclusive": 2}}, owner="south")
+    queue.send("s1")
+    assert held(queue) == STARTS
+    queue.line.owner = "north"
+    assert held(queue) == HELD
+
+
+def test_gpus_that_are_all_set_aside_hold_a_class_while_a_job_runs(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Queue(schedule_redis, ALONE, 2, Site("h", "app"))
+    queue.send("e1", "e2", isolation="exclusive")
+    set_aside(queue, "device:h/0")
+    set_aside(queue, "application:other@h")
+    assert held(queue, "exclusive") == BUSY, "a place of another application"
+    set_aside(queue, "device:h/1")
+    assert held(queue, "exclusive") == HELD
+
+
+def test_nodes_of_another_class_that_are_set_aside_hold_no_class(
+    schedule_redis: redis.Redis,
+) -> None:
+    queue = Queue(schedule_redis, NODES)
+    queue.line.set_nodes(NODES, {each: {"shared": 1, "exclusive": 1} for each in "ab"})
+    queue.send("s1", "s2")
+    for node in "az":
+        set_aside(queue, f"node:{node}")
+    assert held(queue) == BUSY
+    set_aside(queue, "node:b")
+    assert held(queue) == HELD
+
+
 class Asked(Compared):
     """Asks for room before each job."""
 

@@ -102,6 +102,10 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         {"CELERY_BROKER_URL": "rediss://r/0?ssl_cert_reqs=none&socket_timeout="},
         "has the option 'socket_timeout', which Celery's broker does not take; remove it",
     ),
+    "an option that no client has": (
+        {"GPUQUEUE_REDIS_URL": "redis://:secret@r/0?client_name=q&timout=1"},
+        "has the unknown option 'timout'; remove it, or use db, virtual_host",
+    ),
     "a state store other than Redis": (
         {"GPUQUEUE_REDIS_URL": "http://r"},
         "GPUQUEUE_REDIS_URL='http://r' is not Redis",
