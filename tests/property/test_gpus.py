@@ -86,13 +86,19 @@ def test_a_gpu_that_is_back_has_its_jobs_again(client: redis.Redis) -> None:
     assert machine.indexes() == {"s1#1": "a", "s2#1": "a", "e1#1": "b", "e2#1": "c"}
 
 
-def test_a_domain_that_drains_is_chosen_again_among_other_gpus(client: redis.Redis) -> None:
+def with_a_drain_ahead(client: redis.Redis) -> Machine:
+    """An exclusive job waits: shared ones hold GPU a for 100 s and b for 10 s, and c is taken."""
     machine = Machine(client, "abc")
     for number in range(4):
         machine.send(f"s{number}", time_limit=100.0 if number < 2 else 10.0)
     assert machine.send("e1", "exclusive") == ["e1@c"]
     machine.ends("s0"), machine.ends("s2")
     machine.send("e2", "exclusive")
+    return machine
+
+
+def test_a_domain_that_drains_is_chosen_again_among_other_gpus(client: redis.Redis) -> None:
+    machine = with_a_drain_ahead(client)
     assert machine.send("s4") + machine.send("s5") == ["s4@a", "s5@b"]
     machine.ends("s4"), machine.ends("s5")
     assert machine.send("s6", time_limit=200.0) == ["s6@a"]
@@ -103,12 +109,7 @@ def test_a_domain_that_drains_is_chosen_again_among_other_gpus(client: redis.Red
 
 
 def test_the_end_of_a_drain_is_that_of_the_gpu_that_drains(client: redis.Redis) -> None:
-    machine = Machine(client, "abc")
-    for number in range(4):
-        machine.send(f"s{number}", time_limit=100.0 if number < 2 else 10.0)
-    assert machine.send("e1", "exclusive") == ["e1@c"]
-    machine.ends("s0"), machine.ends("s2")
-    machine.send("e2", "exclusive")
+    machine = with_a_drain_ahead(client)
     machine.send("s4", time_limit=5.0), machine.send("s5", time_limit=5.0)
     machine.ends("s4"), machine.ends("s5")
     assert machine.send("s6", time_limit=5.0) == ["s6@a"]

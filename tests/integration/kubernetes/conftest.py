@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 
+from tests.doubles.kubernetes import clock
 from tests.support.cluster_stack import ClusterStack
 from tests.support.stack import Stack, listed
+
+
+@pytest.fixture(params=[600, -600])
+def ahead(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Seconds by which the clock of the cluster and its nodes is ahead."""
+    seconds: int = request.param
+    clock.shift(seconds)
+    yield seconds
+    clock.shift(0)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ for it, and the word of an operator counts as it was given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +12,13 @@ from celery.result import AsyncResult
 
 from gpuqueue.launchers.kubernetes.manifest.names import parse_instance
 from gpuqueue.store import places as stored
-from tests.doubles.kubernetes import Node, clock
+from tests.doubles.kubernetes import Node
 from tests.integration.kubernetes.test_cli import call
 from tests.support.cluster_stack import ClusterStack
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 GPU = "gpu.t4.shared"
-
-
-@pytest.fixture(params=[600, -600])
-def ahead(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Seconds by which the clock of the cluster is ahead."""
-    seconds: int = request.param
-    clock.shift(seconds)
-    yield seconds
-    clock.shift(0)
 
 
 @pytest.fixture

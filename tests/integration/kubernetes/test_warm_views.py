@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.kubernetes import clock
 from tests.integration.kubernetes.test_cli import call, start
 from tests.support.cluster_stack import ClusterStack
 from tests.support.endpoints import Endpoint, free_port
@@ -52,15 +51,6 @@ def look(stack: ClusterStack, pod: str) -> str:
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         text: str = answer.read().decode()
         return text
-
-
-@pytest.fixture(params=[600, -600])
-def skewed(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Seconds by which the clock of all nodes is ahead."""
-    seconds: int = request.param
-    clock.shift(seconds)
-    yield seconds
-    clock.shift(0)
 
 
 @pytest.fixture
@@ -137,7 +127,7 @@ def test_logs_of_a_job_in_a_warm_pod_are_its_own(warm: ClusterStack, held: Any, 
 
 @pytest.mark.slow
 def test_logs_are_of_the_job_though_the_clock_of_its_node_is_off(
-    warm: ClusterStack, skewed: int, held: Any, key: str
+    warm: ClusterStack, ahead: int, held: Any, key: str
 ) -> None:
     _, job = held
     assert call(warm, "logs", job.id) == (0, f"says {key}\n", "")
